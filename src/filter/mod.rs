@@ -1,0 +1,3 @@
+//! The filters: what becomes of a line.
+
+pub mod select;

@@ -1,0 +1,1 @@
+//! The sources: what to connect to, and what is a record.

@@ -1,0 +1,221 @@
+//! TLS for WebSockets and HTTP alike: one provider, one set of roots. Hides rustls.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use crate::cli::table::{Flag, Set, store};
+
+/// What a user can say about TLS.
+#[derive(Clone, Debug, Default)]
+pub struct TlsArgs {
+    /// More roots, in PEM.
+    pub cacert: Option<PathBuf>,
+    /// Our own certificate and those above it, in PEM.
+    pub cert: Option<PathBuf>,
+    /// Its key, in PEM.
+    pub key: Option<PathBuf>,
+    /// Believe any server.
+    pub insecure: bool,
+}
+
+/// The rows of every program that speaks TLS.
+pub const fn flags<A: AsMut<TlsArgs>>() -> [Flag<A>; 4] {
+    [
+        Flag {
+            spec: "--cacert FILE",
+            help: "believe the certificates in FILE (PEM) as well as the system's",
+            set: Set::Value(|a, v| store(&mut a.as_mut().cacert, v)),
+        },
+        Flag {
+            spec: "--cert FILE",
+            help: "show the client certificate in FILE (PEM). Needs --key",
+            set: Set::Value(|a, v| store(&mut a.as_mut().cert, v)),
+        },
+        Flag {
+            spec: "--key FILE",
+            help: "the client certificate's private key (PEM)",
+            set: Set::Value(|a, v| store(&mut a.as_mut().key, v)),
+        },
+        Flag {
+            spec: "--insecure",
+            help: "do not verify the server's certificate. Anyone on the way can then read and change everything",
+            set: Set::Switch(|a| a.as_mut().insecure = true),
+        },
+    ]
+}
+
+/// The provider of all cryptography; ring needs nothing but a C compiler.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::ring::default_provider())))
+}
+
+/// The files of [`TlsArgs`], read and understood. Cheap to clone.
+#[derive(Clone)]
+pub struct Tls(Arc<Loaded>);
+
+struct Loaded {
+    extra_roots: Vec<CertificateDer<'static>>,
+    identity: Option<Identity>,
+    insecure: bool,
+    roots: OnceLock<Vec<CertificateDer<'static>>>,
+}
+
+struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    key_pem: Vec<u8>,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Names the flag, the file and the cause.
+    pub fn load(args: &TlsArgs) -> Result<Tls, String> {
+        let extra_roots =
+            args.cacert.as_ref().map(|path| certificates("--cacert", path)).transpose()?.unwrap_or_default();
+        let identity = match (&args.cert, &args.key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => Some(Identity::read(cert, key)?),
+            (Some(_), None) => return Err("--cert: needs --key".to_owned()),
+            (None, Some(_)) => return Err("--key: needs --cert".to_owned()),
+        };
+        let tls = Tls(Arc::new(Loaded { extra_roots, identity, insecure: args.insecure, roots: OnceLock::new() }));
+        if tls.0.identity.is_some() {
+            // A key that does not fit its certificate is found out now, not at the first connection.
+            tls.client_config().map_err(|error| format!("--cert: {error}"))?;
+        }
+        Ok(tls)
+    }
+
+    /// Whether any server is believed.
+    pub fn is_insecure(&self) -> bool {
+        self.0.insecure
+    }
+
+    /// All roots in DER: the system's (or, where there are none, Mozilla's) and those of `--cacert`. The system's are read at the first call.
+    pub fn roots(&self) -> impl Iterator<Item = &[u8]> {
+        self.all_roots().iter().map(AsRef::as_ref)
+    }
+
+    fn all_roots(&self) -> &[CertificateDer<'static>] {
+        self.0.roots.get_or_init(|| {
+            let mut roots = rustls_native_certs::load_native_certs().certs;
+            if roots.is_empty() {
+                // A container from scratch has none.
+                roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.to_vec();
+            }
+            roots.extend_from_slice(&self.0.extra_roots);
+            roots
+        })
+    }
+
+    /// Our certificate chain in DER and our key in PEM, if we have them, for a transport with TLS of its own.
+    pub fn identity(&self) -> Option<(Vec<&[u8]>, &[u8])> {
+        let identity = self.0.identity.as_ref()?;
+        Some((identity.chain.iter().map(AsRef::as_ref).collect(), &identity.key_pem))
+    }
+
+    /// The configuration for a connection of our own making.
+    ///
+    /// # Errors
+    /// The client certificate and its key do not fit.
+    pub fn client_config(&self) -> Result<Arc<ClientConfig>, String> {
+        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|error| error.to_string())?;
+        let builder = if self.0.insecure {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(BelieveAnyone))
+        } else {
+            let mut store = RootCertStore::empty();
+            store.add_parsable_certificates(self.all_roots().iter().cloned());
+            builder.with_root_certificates(store)
+        };
+        let config = match &self.0.identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => builder
+                .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+                .map_err(|error| error.to_string())?,
+        };
+        Ok(Arc::new(config))
+    }
+}
+
+/// The cause, if a TLS connection failed because one side does not believe the other: no retry mends that.
+pub fn certificate_error(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(rustls::Error::InvalidCertificate(cause)) = error.downcast_ref() {
+        return Some(format!("the server's certificate is not accepted: {cause}"));
+    }
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    inner
+        .map(|inner| inner as &(dyn std::error::Error + 'static))
+        .or_else(|| error.source())
+        .and_then(certificate_error)
+}
+
+fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = fs::read(path).map_err(|error| format!("{flag}: {}: {error}", path.display()))?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|_| format!("{flag}: {}: not a PEM certificate", path.display()))?;
+    if certificates.is_empty() {
+        return Err(format!("{flag}: {}: no certificate in it", path.display()));
+    }
+    Ok(certificates)
+}
+
+impl Identity {
+    fn read(cert: &Path, key: &Path) -> Result<Identity, String> {
+        let chain = certificates("--cert", cert)?;
+        let key_pem = fs::read(key).map_err(|error| format!("--key: {}: {error}", key.display()))?;
+        let parsed = PrivateKeyDer::from_pem_slice(&key_pem);
+        let key = parsed.map_err(|_| format!("--key: {}: no private key in it", key.display()))?;
+        Ok(Identity { chain, key, key_pem })
+    }
+}
+
+/// `--insecure`: signatures are still checked, so that the connection is encrypted to whoever answers.
+#[derive(Debug)]
+struct BelieveAnyone;
+
+impl ServerCertVerifier for BelieveAnyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signature, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}

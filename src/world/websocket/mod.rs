@@ -1,0 +1,1 @@
+//! WebSockets, as a client and as a server. Hides tungstenite and httparse.
