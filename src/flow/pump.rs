@@ -148,8 +148,8 @@ impl<'w> Pump<'w> {
 
     fn turn(&mut self, stage: &mut dyn Stage, now: Moment) -> Result<Turn, Failure> {
         self.heed_signals(stage, now);
-        stage.wake(now, &mut self.lines)?;
         let starved = self.take_lines(stage, now)?;
+        stage.wake(now, &mut self.lines)?;
         let written = self.write()?;
         if (written == Written::ReaderGone || self.reader_seen_gone) && !self.reader_gone {
             if !stage.outlives_reader() {

@@ -31,7 +31,8 @@ pub trait Stage {
         None
     }
 
-    /// The deadline passed or a worker has something; it may also come for no reason.
+    /// Called after every batch of records, when the deadline passed, when a worker has something, and sometimes for no reason.
+    /// What it adds is written with the batch's lines, so a stage can put a whole batch on disk at once before it passes it on.
     ///
     /// # Errors
     /// The program cannot go on. The pump then calls [`abandon`](Stage::abandon) and ends with the failure's code.

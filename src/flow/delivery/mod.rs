@@ -1,0 +1,451 @@
+//! Takes a record until it is settled: queue, pace, retries, receipts, dead letters. A service is a [`Destination`]; this is the rest.
+
+pub mod args;
+pub mod destination;
+pub mod envelope;
+pub mod pace;
+pub mod queue;
+pub mod rehearsal;
+pub mod run;
+pub mod workers;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use args::DeliveryArgs;
+use destination::{Destination, Form, Letter, Outcome, Pacing, Plan, Role};
+use envelope::{Settlement, Status};
+use pace::Pace;
+use queue::{Item, Queue};
+use workers::{Answer, Courier, Workers};
+
+use super::accounts::Accounts;
+use super::stage::Stage;
+use crate::model::event::Event;
+use crate::model::exit::{Exit, Failure};
+use crate::model::line::Lines;
+use crate::model::quantity::show_duration;
+use crate::model::time::{Moment, parse_retry_after};
+use crate::world::http::{Response, Transport, TransportError};
+use crate::world::{Clock, Diagnostics, World};
+
+/// The stage around a destination.
+pub struct Delivery<D, C = Workers> {
+    destination: D,
+    queue: Queue,
+    pace: Pace,
+    pacing: Pacing,
+    courier: C,
+    /// The batches under way, by number.
+    batches: HashMap<u64, Vec<Item>>,
+    batch_number: u64,
+    limit: usize,
+    give_up: Duration,
+    receipts: bool,
+    dead_letters: Option<File>,
+    diagnostics: Diagnostics,
+    seq: u64,
+    settled: [u64; 5],
+    ending: bool,
+    abandoned: bool,
+    /// The trouble that was told last, so that the same is not told per attempt.
+    trouble: Option<String>,
+    failure: Option<Failure>,
+}
+
+const STATUSES: [Status; 5] = [Status::Delivered, Status::Folded, Status::Skipped, Status::Dead, Status::Spooled];
+
+impl<D: Destination> Delivery<D> {
+    /// Delivers to `destination` by `transport`, on threads of its own.
+    ///
+    /// # Errors
+    /// The dead letters cannot be opened: wrong configuration.
+    pub fn new(
+        destination: D,
+        transport: Arc<dyn Transport>,
+        args: &DeliveryArgs,
+        world: &World,
+    ) -> Result<Delivery<D>, Failure> {
+        let courier = Workers::start(destination.pacing().concurrency, transport, &world.wake);
+        Delivery::by(courier, destination, args, &world.diagnostics)
+    }
+}
+
+impl<D: Destination, C: Courier> Delivery<D, C> {
+    /// Delivers to `destination` by this courier.
+    ///
+    /// # Errors
+    /// As [`Delivery::new`].
+    pub fn by(
+        courier: C,
+        destination: D,
+        args: &DeliveryArgs,
+        diagnostics: &Diagnostics,
+    ) -> Result<Delivery<D, C>, Failure> {
+        let mut pacing = destination.pacing();
+        pacing.rate = args.rate.or(pacing.rate);
+        Ok(Delivery {
+            queue: Queue::default(),
+            pace: Pace::new(&pacing),
+            courier,
+            pacing,
+            destination,
+            batches: HashMap::new(),
+            batch_number: 0,
+            limit: args.queue.max(1),
+            give_up: args.give_up,
+            receipts: args.receipts,
+            dead_letters: args.open_dead_letters()?,
+            diagnostics: diagnostics.clone(),
+            seq: 0,
+            settled: [0; 5],
+            ending: false,
+            abandoned: false,
+            trouble: None,
+            failure: None,
+        })
+    }
+
+    fn admit(&mut self, event: &Event<'_>, now: Moment, lines: &mut Lines) {
+        self.seq += 1;
+        let plan = self.destination.plan(event);
+        let (key, role, urgent) = match plan {
+            Plan::Send { key, role, urgent } => (key, role, urgent),
+            Plan::Skip { reason } => {
+                let item = self.item(String::new(), event, now);
+                return self.settle(&item, Status::Skipped, None, Some(reason), now, lines);
+            }
+        };
+        let mut item = self.item(key, event, now);
+        item.urgent = urgent;
+        match role {
+            Role::Plain => {}
+            Role::Held(duration) => item.held_until = (!duration.is_zero()).then(|| now.at + duration),
+            Role::Relief { .. } | Role::Calm => {
+                for held in self.queue.take_held(&item.key) {
+                    self.settle(&held, Status::Skipped, None, Some("relieved before it was sent"), now, lines);
+                }
+                let needed = role == Role::Relief { needed: true };
+                if role == Role::Calm || !(needed || self.queue.is_moving(&item.key)) {
+                    return self.settle(&item, Status::Skipped, None, Some("nothing to relieve"), now, lines);
+                }
+            }
+        }
+        self.queue.push(item);
+    }
+
+    fn item(&self, key: String, event: &Event<'_>, now: Moment) -> Item {
+        Item {
+            seq: self.seq,
+            key,
+            text: event.text.to_owned(),
+            accepted: now,
+            urgent: false,
+            held_until: None,
+            attempts: 0,
+            failing_since: None,
+            form: Form::Full,
+        }
+    }
+
+    /// Starts whatever may go now.
+    fn start_batches(&mut self, now: Moment, lines: &mut Lines) {
+        let batching = self.destination.batching();
+        while self.queue.requests() < self.pacing.concurrency && self.failure.is_none() {
+            let Some(batch) = self.queue.start(now.at, &batching, self.pace.tokens(now.at), self.ending) else {
+                return;
+            };
+            let letters: Vec<Letter<'_>> = batch.iter().map(Item::letter).collect();
+            match self.destination.request(&letters, batch[0].form) {
+                Ok(request) => {
+                    self.pace.spend(now.at);
+                    self.batch_number += 1;
+                    self.diagnostics.detail(&format!("{}: sending {}", self.destination.address(), names(&batch)));
+                    self.courier.send(self.batch_number, request);
+                    self.batches.insert(self.batch_number, batch);
+                }
+                Err(reason) => {
+                    let key = batch[0].key.clone();
+                    for item in &batch {
+                        self.settle(item, Status::Dead, None, Some(&reason), now, lines);
+                    }
+                    self.queue.end(&key, batch.len(), Vec::new());
+                }
+            }
+        }
+    }
+
+    /// Judges an answer.
+    fn judge(&mut self, batch: Vec<Item>, answer: &Answer, now: Moment, lines: &mut Lines) {
+        let key = batch[0].key.clone();
+        let (outcomes, status, asked) = match answer {
+            Ok(response) => {
+                let outcomes = self.destination.outcomes(batch.len(), response);
+                (outcomes, Some(response.status), asked(response, now))
+            }
+            Err(error) => (vec![self.unreachable(error); batch.len()], None, None),
+        };
+        let folded = batch.len() > 1 && self.destination.batching().fold;
+        let count = batch.len();
+        let mut again = Vec::new();
+        let mut setback = None;
+        for (item, outcome) in batch.into_iter().zip(outcomes) {
+            let item = Item { attempts: item.attempts + 1, ..item };
+            match outcome {
+                Outcome::Delivered => {
+                    let status_word = if folded { Status::Folded } else { Status::Delivered };
+                    self.settle(&item, status_word, status, None, now, lines);
+                }
+                Outcome::Rejected { reason } => {
+                    let reason = self.destination.redact(&reason);
+                    self.settle(&item, Status::Dead, status, Some(&reason), now, lines);
+                }
+                Outcome::TooLarge { reason } if count == 1 && item.form == Form::Reduced => {
+                    let reason = self.destination.redact(&reason);
+                    self.settle(&item, Status::Dead, status, Some(&reason), now, lines);
+                }
+                Outcome::TooLarge { .. } => {
+                    again.push(if count == 1 { Item { form: Form::Reduced, ..item } } else { item });
+                }
+                Outcome::Refused { reason } => {
+                    // Not this record's fault, so not an attempt of it.
+                    again.push(Item { attempts: item.attempts - 1, ..item });
+                    setback = Some((reason, Setback::Refused));
+                }
+                Outcome::Retry { reason, throttled: true } => {
+                    again.push(Item { attempts: item.attempts - 1, failing_since: None, ..item });
+                    setback.get_or_insert((reason, Setback::Throttled));
+                }
+                Outcome::Retry { reason, throttled: false } => {
+                    let since = item.failing_since.unwrap_or(now.at);
+                    if now.at.saturating_duration_since(since) >= self.give_up {
+                        let reason = self.destination.redact(&reason);
+                        let reason = format!("given up after {}: {reason}", show_duration(self.give_up));
+                        self.settle(&item, Status::Dead, status, Some(&reason), now, lines);
+                    } else {
+                        // What the answer asked us to wait does not count.
+                        again.push(Item { failing_since: Some(since + asked.unwrap_or_default()), ..item });
+                    }
+                    setback.get_or_insert((reason, Setback::Failed));
+                }
+            }
+        }
+        match setback {
+            None => {
+                if count > 1 && !again.is_empty() {
+                    self.queue.limit(&key, count / 2);
+                } else {
+                    self.queue.succeed(&key);
+                }
+                self.recovered();
+            }
+            Some((reason, setback)) => self.hold_up(&key, &self.destination.redact(&reason), setback, asked, now),
+        }
+        self.queue.end(&key, count, again);
+    }
+
+    fn unreachable(&self, error: &TransportError) -> Outcome {
+        Outcome::Retry { reason: self.destination.redact(error.reason()), throttled: false }
+    }
+
+    fn hold_up(&mut self, key: &str, reason: &str, setback: Setback, asked: Option<Duration>, now: Moment) {
+        let random = Clock.random();
+        let delay = match setback {
+            Setback::Refused => return self.refused(reason),
+            Setback::Throttled if !self.pacing.throttled_by_key => self.queue.pause(now.at, asked, random),
+            Setback::Throttled | Setback::Failed => self.queue.hold_up(key, now.at, asked, random),
+        };
+        let trouble = format!("{}: {reason}", self.destination.address());
+        let waiting = self.queue.len();
+        if self.trouble.as_ref() != Some(&trouble) {
+            self.diagnostics.warn(&format!("{trouble}; trying again in {}, {waiting} waiting", show_duration(delay)));
+            self.trouble = Some(trouble);
+        } else if delay > Duration::from_secs(120) {
+            self.diagnostics.warn(&format!("{trouble}; asked to wait {}, {waiting} waiting", show_duration(delay)));
+        } else {
+            self.diagnostics.detail(&format!("{trouble}; trying again in {}", show_duration(delay)));
+        }
+    }
+
+    /// The secret may have been rotated: it is read once more, and only if it is the same the program ends.
+    fn refused(&mut self, reason: &str) {
+        let message = format!("{}: {reason}", self.destination.address());
+        match self.destination.reload() {
+            Ok(true) => self.diagnostics.warn(&format!("{message}; trying again with the secret as it is now")),
+            Ok(false) => self.failure = Some(Failure::refused(message)),
+            Err(error) => self.failure = Some(Failure::refused(format!("{message}; and {error}"))),
+        }
+    }
+
+    fn recovered(&mut self) {
+        if self.trouble.take().is_some() {
+            self.diagnostics.info(&format!("{}: delivering again", self.destination.address()));
+        }
+    }
+
+    /// A record has come to its end.
+    fn settle(
+        &mut self,
+        item: &Item,
+        status: Status,
+        http_status: Option<u16>,
+        reason: Option<&str>,
+        now: Moment,
+        lines: &mut Lines,
+    ) {
+        self.settled[status as usize] += 1;
+        let sink = self.destination.name();
+        let settlement = Settlement { sink, status, attempts: item.attempts, http_status, reason, event: &item.text };
+        if status == Status::Dead {
+            self.bury(&settlement, item, now);
+        }
+        if matches!(status, Status::Delivered | Status::Folded | Status::Dead) {
+            self.destination.settled(item.letter(), status != Status::Dead);
+        }
+        if self.receipts {
+            let ms = now.at.saturating_duration_since(item.accepted.at).as_millis();
+            lines.push(settlement.receipt(item.seq, ms).as_bytes());
+        }
+    }
+
+    /// Keeps a dead letter, or at least names it: nothing is dropped silently.
+    fn bury(&mut self, settlement: &Settlement<'_>, item: &Item, now: Moment) {
+        let name = envelope::name(&item.letter().event());
+        let reason = settlement.reason.unwrap_or_default();
+        let mut line = settlement.dead_letter(now.utc).into_bytes();
+        line.push(b'\n');
+        match &mut self.dead_letters {
+            None => self.diagnostics.error(&format!("{name}: not delivered: {reason}")),
+            Some(file) => match file.write_all(&line) {
+                Ok(()) => self.diagnostics.warn(&format!("{name}: became a dead letter: {reason}")),
+                Err(error) => {
+                    self.diagnostics.error(&format!("{name}: not delivered: {reason}; and --dead-letters: {error}"));
+                    self.failure = Some(Failure::failed(format!("--dead-letters: {error}")));
+                }
+            },
+        }
+    }
+
+    fn count(&self, status: Status) -> u64 {
+        self.settled[status as usize]
+    }
+}
+
+/// What a failed request does to what waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setback {
+    Failed,
+    Throttled,
+    Refused,
+}
+
+/// The wait an answer asks for. A success asks for none, whatever its headers say.
+fn asked(response: &Response, now: Moment) -> Option<Duration> {
+    let header = response.retry_after.as_ref().filter(|_| response.status >= 300)?;
+    parse_retry_after(header, now.utc)
+}
+
+fn names(batch: &[Item]) -> String {
+    match batch {
+        [one] => envelope::name(&one.letter().event()),
+        many => format!("{} records", many.len()),
+    }
+}
+
+impl<D: Destination, C: Courier> Stage for Delivery<D, C> {
+    fn take(&mut self, event: &Event<'_>, now: Moment, lines: &mut Lines) {
+        let subject = envelope::subject(event);
+        if subject.len() == event.text.len() {
+            self.admit(event, now, lines);
+        } else {
+            // It was checked with the record around it.
+            self.admit(&Event::parse(subject.as_bytes()).unwrap_or_default(), now, lines);
+        }
+        if !self.receipts {
+            lines.push(event.text.as_bytes());
+        }
+    }
+
+    fn ready(&self) -> bool {
+        self.queue.len() < self.limit
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        if self.queue.requests() >= self.pacing.concurrency {
+            return None;
+        }
+        let due = self.queue.next_due(&self.destination.batching(), self.ending)?;
+        Some(self.pace.next(due).map_or(due, |next| next.max(due)))
+    }
+
+    fn wake(&mut self, now: Moment, lines: &mut Lines) -> Result<(), Failure> {
+        while let Some((number, answer)) = self.courier.answer() {
+            if let Some(batch) = self.batches.remove(&number) {
+                self.judge(batch, &answer, now, lines);
+            }
+        }
+        self.start_batches(now, lines);
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    fn finish(&mut self, _now: Moment, _lines: &mut Lines) {
+        self.ending = true;
+        // No relief can come any more.
+        self.queue.release_held();
+    }
+
+    fn busy(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    fn silent(&self) -> bool {
+        !self.receipts || !self.busy()
+    }
+
+    fn abandon(&mut self, now: Moment, lines: &mut Lines) {
+        self.abandoned = true;
+        let mut left: Vec<Item> = std::mem::take(&mut self.batches).into_values().flatten().collect();
+        let under_way = left.len();
+        left.append(&mut self.queue.take_all());
+        left.sort_by_key(|item| item.seq);
+        for item in &left {
+            let reason = match &self.failure {
+                Some(failure) => format!("not sent before the program ended: {}", failure.message),
+                None => "not delivered before the time to drain was over".to_owned(),
+            };
+            self.settle(item, Status::Dead, None, Some(&reason), now, lines);
+        }
+        if !left.is_empty() {
+            let note = if under_way > 0 { format!(", {under_way} of them under way") } else { String::new() };
+            self.diagnostics.error(&format!("{}: {} records left over{note}", self.destination.address(), left.len()));
+        }
+        self.queue = Queue::default();
+    }
+
+    fn outlives_reader(&self) -> bool {
+        true
+    }
+
+    fn reload(&mut self) {
+        match self.destination.reload() {
+            Ok(_) => self.diagnostics.info("the secret was read again"),
+            Err(error) => self.diagnostics.error(&error),
+        }
+    }
+
+    fn accounts(&self) -> Accounts {
+        let accounts =
+            STATUSES.iter().fold(Accounts::default(), |sum, status| sum.with(status.word(), self.count(*status)));
+        accounts.with("waiting", self.queue.len() as u64)
+    }
+
+    fn exit(&self) -> Exit {
+        if self.abandoned || self.count(Status::Dead) > 0 { Exit::Incomplete } else { Exit::Success }
+    }
+}
+
+#[cfg(test)]
+mod tests;

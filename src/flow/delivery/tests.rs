@@ -1,0 +1,368 @@
+//! Delivery on a virtual clock, with a courier that answers by a script: no thread, no sleep, no network.
+
+use std::collections::VecDeque;
+
+use super::destination::Batching;
+use super::*;
+use crate::flow::stage::tests::start;
+use crate::model::address::Address;
+use crate::model::quantity::Rate;
+use crate::world::http::Request;
+
+/// What the service does with one request.
+#[derive(Clone)]
+enum Act {
+    Answer(u16),
+    RetryAfter(u16, &'static str),
+    Reset,
+    /// No answer, ever.
+    Hang,
+}
+
+/// Answers at once, by the script; when the script is at its end, with 200.
+#[derive(Default)]
+struct Script {
+    acts: VecDeque<Act>,
+    answers: VecDeque<(u64, Answer)>,
+    sent: Vec<String>,
+}
+
+impl Courier for Script {
+    fn send(&mut self, number: u64, request: Request) {
+        self.sent.push(String::from_utf8(request.body).unwrap());
+        let response = |status, after: Option<&str>| Response {
+            status,
+            retry_after: after.map(str::to_owned),
+            ..Response::default()
+        };
+        let answer = match self.acts.pop_front().unwrap_or(Act::Answer(200)) {
+            Act::Answer(status) => Ok(response(status, None)),
+            Act::RetryAfter(status, after) => Ok(response(status, Some(after))),
+            Act::Reset => Err(TransportError::Unreachable("reset, with hunter22 in it".to_owned())),
+            Act::Hang => return,
+        };
+        self.answers.push_back((number, answer));
+    }
+
+    fn answer(&mut self) -> Option<(u64, Answer)> {
+        self.answers.pop_front()
+    }
+}
+
+/// A service that takes `{"key":…,"n":…}` and keeps order by key; `role` says what a record does.
+struct Service {
+    address: Address,
+    pacing: Pacing,
+    batching: Batching,
+    reloads: VecDeque<Result<bool, String>>,
+    open: Vec<String>,
+}
+
+impl Destination for Service {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+
+    fn address(&self) -> &Address {
+        &self.address
+    }
+
+    fn plan(&mut self, event: &Event<'_>) -> Plan {
+        let key = event.resource_uri.as_deref().unwrap_or_default().to_owned();
+        let role = match event.action.as_deref() {
+            Some("skip") => return Plan::Skip { reason: "not ours" },
+            Some("held") => Role::Held(Duration::from_secs(60)),
+            Some("relief") => Role::Relief { needed: self.open.contains(&key) },
+            _ => Role::Plain,
+        };
+        Plan::Send { key, role, urgent: false }
+    }
+
+    fn pacing(&self) -> Pacing {
+        self.pacing
+    }
+
+    fn batching(&self) -> Batching {
+        self.batching
+    }
+
+    fn request(&self, letters: &[Letter<'_>], form: Form) -> Result<Request, String> {
+        let names: Vec<_> =
+            letters.iter().map(|letter| letter.event().state.unwrap_or_default().into_owned()).collect();
+        let reduced = if form == Form::Reduced { "~" } else { "" };
+        Ok(Request::post_json(self.address.clone(), format!("{reduced}{}", names.join("+")).into_bytes()))
+    }
+
+    fn outcomes(&self, count: usize, answer: &Response) -> Vec<Outcome> {
+        let reason = answer.status.to_string();
+        let outcome = match answer.status {
+            200 => Outcome::Delivered,
+            401 => Outcome::Refused { reason },
+            413 => Outcome::TooLarge { reason },
+            429 => Outcome::Retry { reason, throttled: true },
+            500.. => Outcome::Retry { reason, throttled: false },
+            _ => Outcome::Rejected { reason },
+        };
+        vec![outcome; count]
+    }
+
+    fn settled(&mut self, letter: Letter<'_>, delivered: bool) {
+        if delivered && letter.event().action.as_deref() == Some("held") {
+            self.open.push(letter.key.to_owned());
+        }
+    }
+
+    fn reload(&mut self) -> Result<bool, String> {
+        self.reloads.pop_front().unwrap_or(Ok(false))
+    }
+
+    fn redact(&self, text: &str) -> String {
+        text.replace("hunter22", "<redacted>")
+    }
+
+    fn test_record(&self) -> String {
+        "{}".to_owned()
+    }
+}
+
+/// A delivery under test, and its clock.
+struct Bench {
+    delivery: Delivery<Service, Script>,
+    diagnostics: Diagnostics,
+    now: Moment,
+    lines: Lines,
+}
+
+impl Bench {
+    fn new(acts: &[Act]) -> Bench {
+        Bench::with(acts, Pacing { rate: None, burst: 1, concurrency: 4, throttled_by_key: false }, Batching::ONE)
+    }
+
+    fn with(acts: &[Act], pacing: Pacing, batching: Batching) -> Bench {
+        let address = Address::parse("http://127.0.0.1/hunter22", &["http"]).unwrap();
+        let service = Service { address, pacing, batching, reloads: VecDeque::new(), open: Vec::new() };
+        let script = Script { acts: acts.to_vec().into(), ..Script::default() };
+        let args = DeliveryArgs { receipts: true, ..DeliveryArgs::default() };
+        let diagnostics = Diagnostics::memory("to-test");
+        let delivery = Delivery::by(script, service, &args, &diagnostics).unwrap();
+        Bench { delivery, diagnostics, now: start(), lines: Lines::default() }
+    }
+
+    /// Gives it records, written `key:state` or `key:state:action`.
+    fn take(&mut self, records: &[&str]) -> &mut Bench {
+        for record in records {
+            let mut words = record.split(':');
+            let mut word = || words.next().unwrap_or("update");
+            let (key, state, action) = (word(), word(), word());
+            let text = format!(r#"{{"resource_uri":"{key}","state":"{state}","action":"{action}"}}"#);
+            self.delivery.take(&Event::parse(text.as_bytes()).unwrap(), self.now, &mut self.lines);
+        }
+        self
+    }
+
+    /// Wakes it now, until nothing more happens without time passing.
+    fn settle(&mut self) -> Result<(), Failure> {
+        loop {
+            let before = (self.delivery.courier.sent.len(), self.delivery.courier.answers.len(), self.lines.count());
+            self.delivery.wake(self.now, &mut self.lines)?;
+            if before == (self.delivery.courier.sent.len(), self.delivery.courier.answers.len(), self.lines.count()) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lets time pass from deadline to deadline until nothing is left, or `limit` passed. Tells how much did.
+    fn run(&mut self, limit: Duration) -> Duration {
+        let begun = self.now.at;
+        loop {
+            self.settle().unwrap();
+            match self.delivery.deadline() {
+                Some(deadline) if deadline - begun <= limit => {
+                    self.now =
+                        self.now.after(deadline.saturating_duration_since(self.now.at).max(Duration::from_millis(1)));
+                }
+                _ => return self.now.at - begun,
+            }
+        }
+    }
+
+    fn sent(&self) -> String {
+        self.delivery.courier.sent.join(" ")
+    }
+
+    /// The receipts as `seq:status:attempts`.
+    fn receipts(&self) -> String {
+        let receipt = |line: &str| {
+            let receipt: serde_json::Value = serde_json::from_str(line).unwrap();
+            format!("{}:{}:{}", receipt["seq"], receipt["status"].as_str().unwrap(), receipt["attempts"])
+        };
+        self.lines.text().lines().map(receipt).collect::<Vec<_>>().join(" ")
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[test]
+fn each_record_is_sent_once_and_receipted() {
+    let mut bench = Bench::new(&[]);
+    bench.take(&["a:1", "b:2", "a:3", "a:4:skip"]).run(HOUR);
+    assert_eq!(bench.sent(), "1 2 3");
+    assert_eq!(bench.receipts(), "4:skipped:0 1:delivered:1 2:delivered:1 3:delivered:1");
+    assert_eq!(bench.delivery.exit(), Exit::Success);
+}
+
+#[test]
+fn order_is_kept_within_a_key_under_retries_and_others_do_not_wait() {
+    let mut bench = Bench::new(&[Act::Answer(500), Act::Answer(200), Act::Reset]);
+    bench.take(&["a:1", "b:2", "a:3"]).run(HOUR);
+    assert_eq!(bench.sent(), "1 2 1 1 3");
+    assert_eq!(bench.receipts(), "2:delivered:1 1:delivered:3 3:delivered:1");
+    let said = bench.diagnostics.said();
+    assert!(said.contains("500; trying again in") && said.contains("delivering again"), "{said}");
+    assert!(!said.contains("hunter22"), "{said}");
+}
+
+#[test]
+fn a_429_is_retried_after_the_given_time_and_is_no_attempt() {
+    let mut bench = Bench::new(&[Act::RetryAfter(429, "7")]);
+    let took = bench.take(&["a:1", "b:2"]).run(HOUR);
+    // Both were under way when the first answer came; neither is lost and the second waits like the first.
+    assert_eq!(bench.receipts(), "2:delivered:1 1:delivered:1");
+    assert!(took >= Duration::from_secs(7) && took < Duration::from_secs(9), "{took:?}");
+}
+
+#[test]
+fn throttling_for_hours_gives_nothing_up() {
+    let acts: Vec<Act> = std::iter::repeat_n(Act::RetryAfter(429, "3600"), 30).collect();
+    let mut bench = Bench::new(&acts);
+    let took = bench.take(&["a:1"]).run(HOUR * 100);
+    assert!(took > HOUR * 30);
+    assert_eq!(bench.receipts(), "1:delivered:1");
+}
+
+#[test]
+fn throttling_by_key_holds_up_that_key_only() {
+    let pacing = Pacing { rate: None, burst: 1, concurrency: 1, throttled_by_key: true };
+    let mut bench = Bench::with(&[Act::RetryAfter(429, "60")], pacing, Batching::ONE);
+    bench.take(&["a:1", "b:2"]).settle().unwrap();
+    assert_eq!(bench.receipts(), "2:delivered:1");
+    bench.run(HOUR);
+    assert_eq!(bench.sent(), "1 2 1");
+}
+
+#[test]
+fn after_the_time_to_give_up_a_record_is_dead_and_the_next_is_tried() {
+    let acts: Vec<Act> = std::iter::repeat_n(Act::Reset, 1000).collect();
+    let mut bench = Bench::new(&acts);
+    let took = bench.take(&["a:1", "a:2"]).run(HOUR);
+    assert!(took >= Duration::from_secs(1200) && took <= Duration::from_secs(1400), "{took:?}");
+    assert_eq!(bench.delivery.count(Status::Dead), 2);
+    assert_eq!(bench.delivery.exit(), Exit::Incomplete);
+    assert!(!bench.lines.text().contains("hunter22"));
+    let attempts = bench.delivery.courier.sent.len();
+    assert!((30..200).contains(&attempts), "the backoff holds: {attempts} attempts");
+}
+
+#[test]
+fn a_rejected_record_is_dead_at_once_and_named() {
+    let mut bench = Bench::new(&[Act::Answer(400)]);
+    bench.take(&["a:1", "a:2"]).run(HOUR);
+    assert_eq!(bench.receipts(), "1:dead:1 2:delivered:1");
+    assert!(bench.diagnostics.said().contains("update a: not delivered: 400"), "{}", bench.diagnostics.said());
+}
+
+#[test]
+fn a_record_that_is_too_large_goes_once_more_in_the_reduced_form() {
+    let mut bench = Bench::new(&[Act::Answer(413), Act::Answer(200), Act::Answer(413), Act::Answer(413)]);
+    bench.take(&["a:1", "a:2"]).run(HOUR);
+    assert_eq!(bench.sent(), "1 ~1 2 ~2");
+    assert_eq!(bench.receipts(), "1:delivered:2 2:dead:2");
+}
+
+#[test]
+fn a_batch_that_is_too_large_is_halved() {
+    let batching = Batching { most: 4, bytes: 1 << 20, linger: Duration::from_secs(1), fold: false };
+    let pacing = Pacing { rate: None, burst: 1, concurrency: 1, throttled_by_key: false };
+    let mut bench = Bench::with(&[Act::Answer(413), Act::Answer(413)], pacing, batching);
+    bench.take(&[":1", ":2", ":3", ":4"]).run(HOUR);
+    assert_eq!(bench.sent(), "1+2+3+4 1+2 1 2+3+4");
+    assert_eq!(bench.delivery.count(Status::Delivered), 4);
+}
+
+#[test]
+fn what_the_pace_does_not_allow_is_folded() {
+    let rate = Some(Rate { count: 1.0, period: Duration::from_secs(1) });
+    let pacing = Pacing { rate, burst: 2, concurrency: 1, throttled_by_key: false };
+    let mut bench = Bench::with(&[], pacing, Batching { most: 100, fold: true, ..Batching::ONE });
+    bench.take(&[":1", ":2", ":3", ":4"]).settle().unwrap();
+    assert_eq!(bench.sent(), "1 2+3+4");
+    bench.take(&[":5", ":6"]).run(HOUR);
+    assert_eq!(bench.sent(), "1 2+3+4 5+6");
+    assert_eq!(bench.receipts(), "1:delivered:1 2:folded:1 3:folded:1 4:folded:1 5:folded:1 6:folded:1");
+}
+
+#[test]
+fn a_held_record_waits_for_its_relief() {
+    let mut bench = Bench::new(&[]);
+    bench.take(&["a:1:held"]).settle().unwrap();
+    bench.take(&["a:2:relief", "b:3:held"]).settle().unwrap();
+    assert_eq!(bench.receipts(), "1:skipped:0 2:skipped:0");
+    assert_eq!(bench.run(HOUR), Duration::from_secs(60));
+    bench.take(&["b:4:relief", "c:5:relief"]).run(HOUR);
+    assert_eq!(bench.sent(), "3 4");
+    assert_eq!(bench.receipts(), "1:skipped:0 2:skipped:0 3:delivered:1 5:skipped:0 4:delivered:1");
+}
+
+#[test]
+fn a_relief_follows_a_trigger_that_is_under_way() {
+    let mut bench = Bench::new(&[Act::Hang]);
+    bench.take(&["a:1:held"]).run(Duration::from_secs(61));
+    bench.take(&["a:2:relief"]).run(HOUR);
+    assert_eq!((bench.sent().as_str(), bench.delivery.queue.len()), ("1", 2));
+}
+
+#[test]
+fn the_end_of_input_ends_the_hold() {
+    let mut bench = Bench::new(&[]);
+    bench.take(&["a:1:held"]).settle().unwrap();
+    let now = bench.now;
+    bench.delivery.finish(now, &mut bench.lines);
+    assert!(bench.run(HOUR) < Duration::from_secs(1));
+    assert_eq!(bench.sent(), "1");
+}
+
+#[test]
+fn refused_credentials_end_it_unless_the_secret_is_another_by_now() {
+    let mut bench = Bench::new(&[Act::Answer(401), Act::Answer(200), Act::Answer(401)]);
+    bench.delivery.destination.reloads = [Ok(true), Ok(false)].into();
+    bench.take(&["a:1", "a:2"]);
+    let failure = bench.settle().unwrap_err();
+    assert_eq!((failure.exit, bench.sent().as_str()), (Exit::Refused, "1 1 2"));
+    let now = bench.now;
+    bench.delivery.abandon(now, &mut bench.lines);
+    assert_eq!(bench.receipts(), "1:delivered:1 2:dead:0");
+    assert!(bench.lines.text().contains("not sent before the program ended"));
+}
+
+#[test]
+fn what_is_left_when_the_time_to_drain_is_over_is_dead_and_counted() {
+    let mut bench = Bench::new(&[Act::Hang]);
+    bench.take(&["a:1", "a:2", "b:3"]).settle().unwrap();
+    let now = bench.now;
+    bench.delivery.abandon(now, &mut bench.lines);
+    assert_eq!(bench.receipts(), "3:delivered:1 1:dead:0 2:dead:0");
+    assert!(bench.diagnostics.said().contains("2 records left over, 1 of them under way"));
+    assert!(!bench.delivery.busy());
+    let accounts = bench.delivery.accounts();
+    assert_eq!((accounts.count("delivered"), accounts.count("dead"), accounts.count("waiting")), (1, 2, 0));
+}
+
+#[test]
+fn a_full_queue_is_back_pressure() {
+    let mut bench = Bench::new(&[Act::Hang]);
+    bench.delivery.limit = 2;
+    bench.take(&["a:1"]);
+    assert!(bench.delivery.ready());
+    bench.take(&["a:2"]).settle().unwrap();
+    assert!(!bench.delivery.ready());
+}

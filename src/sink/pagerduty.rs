@@ -1,0 +1,540 @@
+//! PagerDuty: which event triggers or resolves which alert, and what the Events API's answer means.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::flow::delivery::destination::{Destination, Form, Letter, Outcome, Pacing, Plan, Role};
+use crate::model::address::Address;
+use crate::model::digest::sha256_hex;
+use crate::model::event::{self, Event};
+use crate::model::exit::Failure;
+use crate::model::phrase;
+use crate::model::quantity::Rate;
+use crate::model::secret::Secret;
+use crate::model::template::Template;
+use crate::model::time::Timestamp;
+use crate::world::Diagnostics;
+use crate::world::credentials::SecretSource;
+use crate::world::http::{Request, Response};
+
+/// 120 calls in the last 60 s for each key (PagerDuty developer docs, "Events API v2: rate limits").
+const RATE: Rate = Rate { count: 120.0, period: Duration::from_secs(60) };
+/// Half a minute's worth may go at once; the other half is for what comes next.
+const BURST: u32 = 60;
+/// Requests for different alerts under way at once.
+const CONCURRENCY: usize = 4;
+/// The longest `summary` or `description`, in characters (PagerDuty developer docs, "Send an alert event").
+const MAX_SUMMARY: usize = 1_024;
+/// The longest dedup key, in characters (same page).
+const MAX_KEY: usize = 255;
+/// The largest request, in bytes; the docs say 512 KB and Alertmanager's `notify/pagerduty` takes it to be this.
+const MAX_BODY: usize = 512_000;
+/// A watcher's blip shorter than this pages nobody.
+const STREAM_TRIGGER_AFTER: Duration = Duration::from_secs(60);
+/// The most keys whose alert is known to be closed.
+const MAX_CLOSED: usize = 100_000;
+
+/// Which generation of the Events API.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Api {
+    /// The one of the tutorial.
+    V1,
+    /// Today's.
+    #[default]
+    V2,
+}
+
+/// What an event is sent as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Opens an alert, or adds to it.
+    Trigger,
+    /// Somebody is on it.
+    Acknowledge,
+    /// Closes it.
+    Resolve,
+}
+
+impl Action {
+    /// PagerDuty's word.
+    fn word(self) -> &'static str {
+        match self {
+            Action::Trigger => "trigger",
+            Action::Acknowledge => "acknowledge",
+            Action::Resolve => "resolve",
+        }
+    }
+}
+
+/// What a user can say about alerts.
+#[derive(Clone, Debug, Default)]
+pub struct PagerDutyArgs {
+    /// A file with the integration key.
+    pub key_file: Option<PathBuf>,
+    /// Which API.
+    pub api: Api,
+    /// The EU service region.
+    pub eu: bool,
+    /// The whole endpoint, instead.
+    pub url: Option<String>,
+    /// What every event is sent as; `None` goes by the event.
+    pub action: Option<Action>,
+    /// So long a trigger waits for its relief; `None` is a minute for the stream and nothing for the rest.
+    pub trigger_after: Option<Duration>,
+    /// The dedup key's template.
+    pub dedup_key: Option<String>,
+    /// The stream's own dedup key.
+    pub stream_key: Option<String>,
+    /// The summary's template.
+    pub summary: Option<String>,
+    /// Instead of the severity that goes by the event.
+    pub severity: Option<String>,
+    /// What is shown as the monitoring client.
+    pub client: Option<String>,
+    /// Its link.
+    pub client_url: Option<String>,
+    /// Deletions of these types page.
+    pub page_deletions: Vec<String>,
+    /// A good state resolves even if no trigger of its key was seen.
+    pub resolve_unknown: bool,
+    /// Where the keys of open alerts are kept across restarts.
+    pub state: Option<PathBuf>,
+}
+
+/// The destination.
+pub struct PagerDuty {
+    source: SecretSource,
+    key: Secret,
+    address: Address,
+    args: PagerDutyArgs,
+    dedup_key: Option<Template>,
+    summary: Option<Template>,
+    open: OpenAlerts,
+    diagnostics: Diagnostics,
+}
+
+/// What an event means by itself.
+#[derive(Debug, PartialEq, Eq)]
+enum Meaning {
+    Nothing(&'static str),
+    Alert(Action),
+}
+
+impl PagerDuty {
+    /// Reads the key, the templates and the state. With `rehearsal` a key need not be there.
+    ///
+    /// # Errors
+    /// No key, a key that cannot be one, a wrong URL, a template with wrong syntax, a state that cannot be read.
+    pub fn new(args: PagerDutyArgs, rehearsal: bool, diagnostics: &Diagnostics) -> Result<PagerDuty, Failure> {
+        let source = SecretSource::new(args.key_file.clone(), "PAGERDUTY_KEY");
+        let key = if rehearsal { Ok(Secret::new("<redacted>")) } else { read_key(&source) };
+        let key = key.map_err(Failure::usage)?;
+        let address = match (&args.url, args.eu) {
+            (Some(url), _) => url.clone(),
+            (None, eu) => {
+                let host = if eu { "events.eu.pagerduty.com" } else { "events.pagerduty.com" };
+                match args.api {
+                    Api::V1 => format!("https://{host}/generic/2010-04-15/create_event.json"),
+                    Api::V2 => format!("https://{host}/v2/enqueue"),
+                }
+            }
+        };
+        let address =
+            Address::parse(&address, &["https", "http"]).map_err(|error| Failure::usage(format!("--url: {error}")))?;
+        if !address.is_secure() && !address.is_loopback() {
+            return Err(Failure::usage(
+                "--url: expected https://; http is for this machine only, since the key is in the body",
+            ));
+        }
+        let compile = |flag: &str, text: &Option<String>| {
+            let template = text.as_ref().map(|text| Template::new(text, str::to_owned)).transpose();
+            template.map_err(|error| Failure::usage(format!("{flag}: {error}")))
+        };
+        let dedup_key = compile("--dedup-key", &args.dedup_key)?;
+        let summary = compile("--summary", &args.summary)?;
+        let open = OpenAlerts::load(if rehearsal { None } else { args.state.clone() }).map_err(Failure::usage)?;
+        Ok(PagerDuty { source, key, address, dedup_key, summary, open, args, diagnostics: diagnostics.clone() })
+    }
+
+    fn meaning(&self, event: &Event<'_>) -> Meaning {
+        match (event.kind.as_deref(), event.action.as_deref()) {
+            (Some("auth"), _) => Meaning::Nothing("auth is not an event"),
+            (Some("stream"), Some("heartbeat")) => Meaning::Nothing("a heartbeat is not news"),
+            _ => match self.args.action {
+                Some(action) => Meaning::Alert(action),
+                None => self.automatic(event),
+            },
+        }
+    }
+
+    /// Bad states trigger, good ones resolve.
+    fn automatic(&self, event: &Event<'_>) -> Meaning {
+        let lower = |text: Option<&str>| text.unwrap_or_default().to_ascii_lowercase();
+        let (kind, action) = (lower(event.kind.as_deref()), lower(event.action.as_deref()));
+        let state = lower(event.state.as_deref());
+        let pages_when_deleted = self.args.page_deletions.iter().any(|kind_| kind_.eq_ignore_ascii_case(&kind));
+        match (kind.as_str(), action.as_str(), state.as_str()) {
+            ("stream", "close", "disconnected") | ("stream", "error", _) => Meaning::Alert(Action::Trigger),
+            // A watch that was ended on purpose needs no page about its last blip, and an open stream no page at all.
+            ("stream", "open", _) | ("stream", "close", _) => Meaning::Alert(Action::Resolve),
+            ("stream", ..) => Meaning::Nothing("neither bad nor good"),
+            (_, "delete", _) if pages_when_deleted => Meaning::Alert(Action::Trigger),
+            ("node", _, "unreachable") | ("action", _, "failed") => Meaning::Alert(Action::Trigger),
+            ("container", _, "stopped") if phrase::exit_code(event).is_some_and(|code| code != 0) => {
+                Meaning::Alert(Action::Trigger)
+            }
+            ("node", _, "deployed") | ("service" | "stack" | "container", _, "running") | ("action", _, "success") => {
+                Meaning::Alert(Action::Resolve)
+            }
+            (_, _, "terminated") | (_, "delete", _) => Meaning::Alert(Action::Resolve),
+            _ => Meaning::Nothing("neither bad nor good"),
+        }
+    }
+
+    /// The alert's identity: never anything volatile.
+    fn dedup_key(&self, event: &Event<'_>) -> String {
+        let key = match &self.dedup_key {
+            Some(template) => template.render(event.text).unwrap_or_else(|error| {
+                self.diagnostics.warn(&format!("--dedup-key: {error}; using the object's own"));
+                String::new()
+            }),
+            None => String::new(),
+        };
+        let key = if key.trim().is_empty() { self.own_key(event) } else { key };
+        if key.chars().count() > MAX_KEY { sha256_hex(key.as_bytes()) } else { key }
+    }
+
+    fn own_key(&self, event: &Event<'_>) -> String {
+        if event.is_lifecycle() {
+            return self.args.stream_key.clone().unwrap_or_else(|| "tutum-stream".to_owned());
+        }
+        // An action is about the object it applies to, so that the object's good state resolves it.
+        let object = event.is("action").then(|| event.parents().into_iter().next()).flatten();
+        let object = object.or_else(|| event.is("action").then(|| phrase::text(event, "/resource/object")).flatten());
+        let identity = object.or_else(|| event.resource_uri.clone()).filter(|uri| !uri.trim().is_empty());
+        identity.map_or_else(|| sha256_hex(event.text.as_bytes()), |uri| uri.into_owned())
+    }
+
+    fn summary(&self, event: &Event<'_>) -> String {
+        let text = match &self.summary {
+            Some(template) => template.render(event.text).unwrap_or_else(|error| {
+                self.diagnostics.warn(&format!("--summary: {error}; using the default"));
+                default_summary(event)
+            }),
+            None => default_summary(event),
+        };
+        let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let line = if line.trim().is_empty() { "Tutum Stream Issue".to_owned() } else { line };
+        if line.chars().nth(MAX_SUMMARY).is_some() {
+            self.diagnostics.warn(&format!("a summary was cut to PagerDuty's {MAX_SUMMARY} characters"));
+        }
+        phrase::cut(&line, MAX_SUMMARY).into_owned()
+    }
+
+    fn severity(&self, event: &Event<'_>) -> String {
+        let known = self.args.severity.clone();
+        known.unwrap_or_else(|| match event.kind.as_deref() {
+            Some("stream" | "node") => "critical".to_owned(),
+            _ => "error".to_owned(),
+        })
+    }
+
+    fn body(&self, letter: &Letter<'_>, event: &Event<'_>, action: Action, form: Form) -> Value {
+        let (key, summary, details) = (self.dedup_key(event), self.summary(event), details(event, form));
+        let client = self.args.client.as_deref().unwrap_or("to-pagerduty");
+        let is_trigger = action == Action::Trigger;
+        let mut body = Map::new();
+        let mut put = |name: &str, value: Value| drop(body.insert(name.to_owned(), value));
+        match self.args.api {
+            Api::V1 => {
+                put("service_key", self.key.expose().into());
+                put("event_type", action.word().into());
+                put("incident_key", key.into());
+                put("description", summary.into());
+                put("details", details);
+            }
+            Api::V2 => {
+                put("routing_key", self.key.expose().into());
+                put("event_action", action.word().into());
+                put("dedup_key", key.into());
+                if is_trigger {
+                    put("payload", self.payload(letter, event, summary, details));
+                }
+            }
+        }
+        if is_trigger {
+            put("client", client.into());
+            if let Some(url) = &self.args.client_url {
+                put("client_url", url.as_str().into());
+            }
+        }
+        Value::Object(body)
+    }
+
+    fn payload(&self, letter: &Letter<'_>, event: &Event<'_>, summary: String, details: Value) -> Value {
+        let source = phrase::text(event, "/source").or_else(|| phrase::name(event));
+        let time = ["/datetime", "/received_at"].into_iter().find_map(|at| Timestamp::parse(&phrase::text(event, at)?));
+        let mut payload = json!({
+            "summary": summary,
+            "source": source.unwrap_or_else(|| "tutum".into()),
+            "severity": self.severity(event),
+            "timestamp": time.unwrap_or(letter.accepted.utc).rfc3339(),
+            "custom_details": details,
+        });
+        let group = phrase::text(event, "/parent/stack/name").map(std::borrow::Cow::into_owned);
+        let optional =
+            [("component", event.kind.as_deref()), ("class", event.state.as_deref()), ("group", group.as_deref())];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                payload[name] = value.into();
+            }
+        }
+        payload
+    }
+}
+
+/// The stream was closed on purpose.
+fn is_stopped(event: &Event<'_>) -> bool {
+    event.is_lifecycle() && event.action.as_deref() == Some("close")
+}
+
+fn read_key(source: &SecretSource) -> Result<Secret, String> {
+    let key = source.read().map_err(|error| format!("--key-file: {error}"))?;
+    key.ok_or_else(|| "no integration key: give --key-file or set PAGERDUTY_KEY".to_owned())
+}
+
+fn default_summary(event: &Event<'_>) -> String {
+    let name = phrase::name(event).unwrap_or_default();
+    let kind = event.kind.as_deref().unwrap_or("object");
+    let (action, state) = (event.action.as_deref().unwrap_or_default(), event.state.as_deref().unwrap_or_default());
+    match (kind, action, state) {
+        ("stream", "close" | "error", _) => "Tutum Stream connection closed.".to_owned(),
+        ("stream", "open", _) => "Tutum Stream connection open.".to_owned(),
+        _ if event.kind.is_none() || name.is_empty() => "Tutum Stream Issue".to_owned(),
+        (_, "delete", _) => format!("{kind} {name} was deleted"),
+        ("action", _, state) => {
+            let label = phrase::text(event, "/resource/action").unwrap_or_else(|| "action".into());
+            let object = event.parents().into_iter().next();
+            let object = object
+                .as_deref()
+                .and_then(|path| Some(format!("{} {}", event::path_kind(path)?, event::path_id(path)?)));
+            format!("{label} {}: {}", state.to_lowercase(), object.unwrap_or_else(|| name.into_owned()))
+        }
+        ("container", _, "Stopped") => match phrase::exit_code(event) {
+            Some(code) => format!("container {name} stopped with exit code {code}"),
+            None => format!("container {name} stopped"),
+        },
+        (_, _, "") => format!("{kind} {name} was {}", phrase::past(action)),
+        (_, _, state) => format!("{kind} {name} is {state}"),
+    }
+}
+
+/// What an on-call person wants to see of the event: nothing large, nothing that may hold a secret.
+fn details(event: &Event<'_>, form: Form) -> Value {
+    if form == Form::Reduced {
+        return json!({"note": "the details were left out: the event was too large"});
+    }
+    let mut details = Map::new();
+    let fields = [
+        "type",
+        "action",
+        "state",
+        "resource_uri",
+        "name",
+        "reason",
+        "code",
+        "exit_code",
+        "seconds",
+        "from",
+        "to",
+        "attempts",
+        "source",
+        "received_at",
+        "datetime",
+    ];
+    for field in fields {
+        if let Some(text) = phrase::text(event, field) {
+            details.insert(field.to_owned(), phrase::cut(&text, 4_000).into());
+        }
+    }
+    let parents = event.parents();
+    if !parents.is_empty() {
+        details.insert("parents".to_owned(), parents.iter().map(AsRef::as_ref).collect());
+    }
+    Value::Object(details)
+}
+
+impl Destination for PagerDuty {
+    fn name(&self) -> &'static str {
+        "pagerduty"
+    }
+
+    fn address(&self) -> &Address {
+        &self.address
+    }
+
+    fn plan(&mut self, event: &Event<'_>) -> Plan {
+        let action = match self.meaning(event) {
+            Meaning::Nothing(reason) => return Plan::Skip { reason },
+            Meaning::Alert(action) => action,
+        };
+        let key = self.dedup_key(event);
+        let default = if event.is_lifecycle() { STREAM_TRIGGER_AFTER } else { Duration::ZERO };
+        let role = match action {
+            // What the user asked for goes out as asked; only a wait that was asked for too is kept.
+            Action::Trigger if self.args.action.is_some() => Role::Held(self.args.trigger_after.unwrap_or_default()),
+            Action::Trigger => Role::Held(self.args.trigger_after.unwrap_or(default)),
+            Action::Resolve if self.args.action.is_some() => Role::Plain,
+            Action::Resolve if is_stopped(event) => Role::Calm,
+            Action::Resolve => Role::Relief { needed: self.open.needs_relief(&key, self.args.resolve_unknown) },
+            Action::Acknowledge => Role::Plain,
+        };
+        Plan::Send { key, role, urgent: action == Action::Trigger }
+    }
+
+    fn pacing(&self) -> Pacing {
+        Pacing { rate: Some(RATE), burst: BURST, concurrency: CONCURRENCY, throttled_by_key: true }
+    }
+
+    fn request(&self, letters: &[Letter<'_>], form: Form) -> Result<Request, String> {
+        let letter = letters.first().ok_or("there is no record")?;
+        let event = letter.event();
+        let Meaning::Alert(action) = self.meaning(&event) else { return Err("not an alert".to_owned()) };
+        let mut body = self.body(letter, &event, action, form).to_string();
+        if body.len() > MAX_BODY {
+            self.diagnostics.warn(&format!("an event's details were left out: over PagerDuty's {MAX_BODY} bytes"));
+            body = self.body(letter, &event, action, Form::Reduced).to_string();
+        }
+        Ok(Request::post_json(self.address.clone(), body.into_bytes()))
+    }
+
+    fn outcomes(&self, count: usize, answer: &Response) -> Vec<Outcome> {
+        vec![outcome(self.args.api, answer); count]
+    }
+
+    fn settled(&mut self, letter: Letter<'_>, delivered: bool) {
+        if !delivered {
+            return;
+        }
+        let changed = match self.meaning(&letter.event()) {
+            Meaning::Alert(Action::Trigger) => self.open.opened(letter.key),
+            Meaning::Alert(Action::Resolve) => self.open.closed(letter.key),
+            _ => Ok(()),
+        };
+        if let Err(error) = changed {
+            self.diagnostics.error(&error);
+        }
+    }
+
+    fn reload(&mut self) -> Result<bool, String> {
+        let key = read_key(&self.source)?;
+        let another = key != self.key;
+        self.key = key;
+        Ok(another)
+    }
+
+    fn redact(&self, text: &str) -> String {
+        self.key.redact(text)
+    }
+
+    fn test_record(&self) -> String {
+        json!({
+            "type": "test", "action": "update", "state": "Test", "name": "to-pagerduty --send-test",
+            "resource_uri": "/to-pagerduty/send-test/"
+        })
+        .to_string()
+    }
+}
+
+/// PagerDuty developer docs, "Events API v2" and "v1": v1 says 403 for throttled, v2 says 429.
+fn outcome(api: Api, answer: &Response) -> Outcome {
+    let reason = reason(answer);
+    match (api, answer.status) {
+        (_, 200..=299) => Outcome::Delivered,
+        (Api::V1, 403) | (_, 429) => Outcome::Retry { reason, throttled: true },
+        (_, 408 | 500..=599) => Outcome::Retry { reason, throttled: false },
+        (_, 413) => Outcome::TooLarge { reason },
+        _ => Outcome::Rejected { reason },
+    }
+}
+
+/// Status, message and every one of the errors.
+fn reason(answer: &Response) -> String {
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let mut words = vec![answer.status.to_string()];
+    words.extend(body["message"].as_str().map(str::to_owned));
+    words.extend(
+        body["errors"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|error| error.as_str().map_or_else(|| error.to_string(), str::to_owned)),
+    );
+    if words.len() == 1 {
+        words.extend(Some(answer.text().trim().to_owned()).filter(|text| !text.is_empty()));
+    }
+    phrase::cut(&words.join(": "), 500).into_owned()
+}
+
+/// The alerts that are known to be open, kept in a file if asked, so that a restart resolves what the run before triggered.
+struct OpenAlerts {
+    file: Option<PathBuf>,
+    open: HashSet<String>,
+    closed: HashSet<String>,
+}
+
+impl OpenAlerts {
+    fn load(file: Option<PathBuf>) -> Result<OpenAlerts, String> {
+        let mut open = HashSet::new();
+        if let Some(path) = &file {
+            match fs::read_to_string(path) {
+                Ok(text) => {
+                    open = serde_json::from_str(&text)
+                        .map_err(|_| format!("--state: {}: not a list of keys", path.display()))?;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(format!("--state: {}: {error}", path.display())),
+            }
+        }
+        let alerts = OpenAlerts { file, open, closed: HashSet::new() };
+        // A file that cannot be written is told now, not when the first page is out.
+        alerts.save()?;
+        Ok(alerts)
+    }
+
+    fn needs_relief(&self, key: &str, resolve_unknown: bool) -> bool {
+        self.open.contains(key) || (resolve_unknown && !self.closed.contains(key))
+    }
+
+    fn opened(&mut self, key: &str) -> Result<(), String> {
+        self.closed.remove(key);
+        if self.open.insert(key.to_owned()) { self.save() } else { Ok(()) }
+    }
+
+    fn closed(&mut self, key: &str) -> Result<(), String> {
+        if self.closed.len() >= MAX_CLOSED {
+            self.closed.clear();
+        }
+        self.closed.insert(key.to_owned());
+        if self.open.remove(key) { self.save() } else { Ok(()) }
+    }
+
+    /// Written beside and renamed, so that a crash leaves the old list or the new one.
+    fn save(&self) -> Result<(), String> {
+        let Some(path) = &self.file else { return Ok(()) };
+        let mut keys: Vec<&str> = self.open.iter().map(String::as_str).collect();
+        keys.sort_unstable();
+        let beside = path.with_extension("new");
+        let written = fs::File::create(&beside).and_then(|mut file| {
+            file.write_all(json!(keys).to_string().as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&beside, path)
+        });
+        written.map_err(|error| format!("--state: {}: {error}", path.display()))
+    }
+}
