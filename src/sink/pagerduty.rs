@@ -538,3 +538,223 @@ impl OpenAlerts {
         written.map_err(|error| format!("--state: {}: {error}", path.display()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::stage::tests::start;
+
+    fn pagerduty(args: PagerDutyArgs) -> PagerDuty {
+        PagerDuty::new(args, true, &Diagnostics::memory("to-pagerduty")).unwrap()
+    }
+
+    fn body(pagerduty: &PagerDuty, text: &str) -> Value {
+        let letter = Letter { text, key: "", accepted: start() };
+        serde_json::from_slice(&pagerduty.request(&[letter], Form::Full).unwrap().body).unwrap()
+    }
+
+    fn plan(pagerduty: &mut PagerDuty, text: &str) -> Plan {
+        pagerduty.plan(&Event::parse(text.as_bytes()).unwrap())
+    }
+
+    const UNREACHABLE: &str =
+        r#"{"type":"node","action":"update","state":"Unreachable","resource_uri":"/api/v1/node/9c1e/"}"#;
+    const DEPLOYED: &str =
+        r#"{"type":"node","action":"update","state":"Deployed","resource_uri":"/api/v1/node/9c1e/"}"#;
+
+    /// Every rule of `auto`: what the event is sent as, and under which key.
+    #[test]
+    fn bad_states_trigger_and_good_ones_resolve() {
+        let pagerduty =
+            pagerduty(PagerDutyArgs { page_deletions: vec!["stack".to_owned()], ..PagerDutyArgs::default() });
+        for (event, expected) in [
+            (r#"{"type":"stream","action":"close","state":"Disconnected"}"#, "trigger tutum-stream"),
+            (r#"{"type":"stream","action":"error","state":"Unauthorized"}"#, "trigger tutum-stream"),
+            (r#"{"type":"stream","action":"error","state":"Failed"}"#, "trigger tutum-stream"),
+            (r#"{"type":"stream","action":"open","state":"Connected"}"#, "resolve tutum-stream"),
+            (r#"{"type":"stream","action":"gap","state":"Connected"}"#, "-"),
+            (r#"{"type":"stream","action":"heartbeat","state":"Connected"}"#, "-"),
+            (r#"{"type":"auth"}"#, "-"),
+            (UNREACHABLE, "trigger /api/v1/node/9c1e/"),
+            (DEPLOYED, "resolve /api/v1/node/9c1e/"),
+            (
+                r#"{"type":"action","action":"update","state":"Failed","resource_uri":"/api/v1/action/1/","parents":["/api/v1/service/5/"]}"#,
+                "trigger /api/v1/service/5/",
+            ),
+            (
+                r#"{"type":"action","action":"update","state":"Success","resource_uri":"/api/v1/action/2/","parents":["/api/v1/service/5/"]}"#,
+                "resolve /api/v1/service/5/",
+            ),
+            (
+                r#"{"type":"service","action":"update","state":"Running","resource_uri":"/api/v1/service/5/"}"#,
+                "resolve /api/v1/service/5/",
+            ),
+            (r#"{"type":"stack","action":"update","state":"running","resource_uri":"s"}"#, "resolve s"),
+            (r#"{"type":"container","action":"update","state":"Running","resource_uri":"c"}"#, "resolve c"),
+            (r#"{"type":"container","action":"update","state":"Stopped","resource_uri":"c"}"#, "-"),
+            (r#"{"type":"container","action":"update","state":"Stopped","resource_uri":"c","exit_code":0}"#, "-"),
+            (
+                r#"{"type":"container","action":"update","state":"Stopped","resource_uri":"c","resource":{"exit_code":3}}"#,
+                "trigger c",
+            ),
+            (r#"{"type":"container","action":"update","state":"Terminated","resource_uri":"c"}"#, "resolve c"),
+            (r#"{"type":"service","action":"delete","state":"Terminated","resource_uri":"s"}"#, "resolve s"),
+            (r#"{"type":"stack","action":"delete","state":"Terminated","resource_uri":"s"}"#, "trigger s"),
+            (r#"{"type":"service","action":"update","state":"Starting","resource_uri":"s"}"#, "-"),
+            ("{}", "-"),
+        ] {
+            let parsed = Event::parse(event.as_bytes()).unwrap();
+            let told = match pagerduty.meaning(&parsed) {
+                Meaning::Nothing(_) => "-".to_owned(),
+                Meaning::Alert(action) => format!("{} {}", action.word(), pagerduty.dedup_key(&parsed)),
+            };
+            assert_eq!(told, expected, "{event}");
+        }
+    }
+
+    #[test]
+    fn a_good_state_resolves_only_what_was_triggered() {
+        let mut pagerduty = pagerduty(PagerDutyArgs::default());
+        let relief = |pagerduty: &mut PagerDuty| match plan(pagerduty, DEPLOYED) {
+            Plan::Send { role: Role::Relief { needed }, .. } => needed,
+            other => panic!("{other:?}"),
+        };
+        let key = "/api/v1/node/9c1e/";
+        assert!(!relief(&mut pagerduty));
+        pagerduty.settled(Letter { text: UNREACHABLE, key, accepted: start() }, true);
+        assert!(relief(&mut pagerduty));
+        pagerduty.settled(Letter { text: DEPLOYED, key, accepted: start() }, true);
+        assert!(!relief(&mut pagerduty));
+        pagerduty.args.resolve_unknown = true;
+        assert!(!relief(&mut pagerduty), "it is known to be closed");
+        pagerduty.open.closed.clear();
+        assert!(relief(&mut pagerduty));
+    }
+
+    #[test]
+    fn the_stream_waits_a_minute_and_a_watch_that_was_ended_pages_nobody() {
+        let mut pagerduty = pagerduty(PagerDutyArgs::default());
+        let close = r#"{"type":"stream","action":"close","state":"Disconnected"}"#;
+        let role = |pagerduty: &mut PagerDuty, text| match plan(pagerduty, text) {
+            Plan::Send { role, .. } => role,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(role(&mut pagerduty, close), Role::Held(Duration::from_secs(60)));
+        assert_eq!(role(&mut pagerduty, UNREACHABLE), Role::Held(Duration::ZERO));
+        assert_eq!(role(&mut pagerduty, r#"{"type":"stream","action":"close","state":"Stopped"}"#), Role::Calm);
+    }
+
+    #[test]
+    fn both_generations_of_the_api() {
+        let v2 = body(&pagerduty(PagerDutyArgs::default()), UNREACHABLE);
+        assert_eq!(v2["event_action"], "trigger");
+        assert_eq!(v2["dedup_key"], "/api/v1/node/9c1e/");
+        assert_eq!(v2["payload"]["summary"], "node 9c1e is Unreachable");
+        assert_eq!(v2["payload"]["severity"], "critical");
+        assert_eq!(v2["payload"]["timestamp"], "2025-03-04T05:06:07.890Z");
+        assert_eq!(v2["payload"]["custom_details"]["state"], "Unreachable");
+        let resolve = body(&pagerduty(PagerDutyArgs::default()), DEPLOYED);
+        assert_eq!(
+            resolve,
+            json!({"routing_key":"<redacted>","event_action":"resolve","dedup_key":"/api/v1/node/9c1e/"})
+        );
+        let args =
+            PagerDutyArgs { api: Api::V1, client_url: Some("https://x/".to_owned()), ..PagerDutyArgs::default() };
+        let v1 =
+            body(&pagerduty(args), r#"{"type":"stream","action":"close","state":"Disconnected","reason":"no pong"}"#);
+        assert_eq!(
+            v1,
+            json!({"service_key":"<redacted>","event_type":"trigger","incident_key":"tutum-stream",
+                "description":"Tutum Stream connection closed.","client":"to-pagerduty","client_url":"https://x/",
+                "details":{"type":"stream","action":"close","state":"Disconnected","reason":"no pong"}})
+        );
+    }
+
+    #[test]
+    fn limits_of_the_api_are_kept() {
+        let long = "é".repeat(2_000);
+        let args = PagerDutyArgs {
+            summary: Some("{{ name }}".to_owned()),
+            dedup_key: Some("{{ name }}".to_owned()),
+            ..PagerDutyArgs::default()
+        };
+        let event = format!(r#"{{"type":"node","state":"Unreachable","name":"{long}"}}"#);
+        let sent = body(&pagerduty(args), &event);
+        let summary = sent["payload"]["summary"].as_str().unwrap();
+        assert!(summary.chars().count() == 1_024 && summary.ends_with('…'));
+        assert_eq!(sent["dedup_key"].as_str().unwrap().len(), 64);
+        let parents: Vec<String> = (0..30_000).map(|n| format!("\"/api/v1/service/{n}/\"")).collect();
+        let event =
+            format!(r#"{{"type":"node","state":"Unreachable","resource_uri":"n","parents":[{}]}}"#, parents.join(","));
+        let sent = body(&pagerduty(PagerDutyArgs::default()), &event);
+        assert!(sent["payload"]["custom_details"]["note"].is_string() && sent.to_string().len() < MAX_BODY);
+    }
+
+    #[test]
+    fn summaries_say_what_is_known() {
+        for (event, expected) in [
+            (
+                r#"{"type":"container","state":"Stopped","resource":{"name":"web-1","exit_code":3}}"#,
+                "container web-1 stopped with exit code 3",
+            ),
+            (
+                r#"{"type":"action","state":"Failed","resource_uri":"/api/v1/action/1/","parents":["/api/v1/service/5b0f/"],"resource":{"action":"Service Redeploy"}}"#,
+                "Service Redeploy failed: service 5b0f",
+            ),
+            (
+                r#"{"type":"service","action":"delete","resource_uri":"/api/v1/service/5b0f/"}"#,
+                "service 5b0f was deleted",
+            ),
+            ("{}", "Tutum Stream Issue"),
+        ] {
+            assert_eq!(default_summary(&Event::parse(event.as_bytes()).unwrap()), expected);
+        }
+    }
+
+    /// Every row of the vendor's table, and every other status.
+    #[test]
+    fn what_every_status_means() {
+        for api in [Api::V1, Api::V2] {
+            for status in 200..600 {
+                let expected = match status {
+                    200..=299 => "delivered",
+                    403 if api == Api::V1 => "throttled",
+                    408 | 500.. => "retry",
+                    413 => "smaller",
+                    429 => "throttled",
+                    _ => "dead",
+                };
+                let told = match outcome(api, &Response { status, ..Response::default() }) {
+                    Outcome::Delivered => "delivered",
+                    Outcome::Retry { throttled: true, .. } => "throttled",
+                    Outcome::Retry { .. } => "retry",
+                    Outcome::TooLarge { .. } => "smaller",
+                    Outcome::Rejected { .. } => "dead",
+                    Outcome::Refused { .. } => "stop",
+                };
+                assert_eq!(told, expected, "{api:?} {status}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_reason_names_every_error() {
+        let body =
+            br#"{"status":"invalid event","message":"Event object is invalid","errors":["no summary","bad key"]}"#;
+        let answer = Response { status: 400, body: body.to_vec(), ..Response::default() };
+        assert_eq!(reason(&answer), "400: Event object is invalid: no summary: bad key");
+    }
+
+    #[test]
+    fn open_alerts_survive_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = Some(directory.path().join("alerts.json"));
+        let mut alerts = OpenAlerts::load(file.clone()).unwrap();
+        alerts.opened("a").unwrap();
+        alerts.opened("b").unwrap();
+        alerts.closed("a").unwrap();
+        let alerts = OpenAlerts::load(file).unwrap();
+        assert!(alerts.needs_relief("b", false) && !alerts.needs_relief("a", false) && alerts.needs_relief("a", true));
+        assert!(OpenAlerts::load(Some("/nonexistent/x".into())).is_err());
+    }
+}
