@@ -2,4 +2,6 @@
 
 mod support;
 
+mod to_pagerduty;
+mod to_slack;
 mod tutum_filter;
