@@ -156,6 +156,7 @@ impl<'w> Pump<'w> {
                 return Ok(Turn::Over(Exit::Success));
             }
             self.lose_reader(now);
+            stage.stop(now);
         }
         if self.reader_gone {
             self.lines.wrote(self.lines.pending().len());
@@ -189,6 +190,7 @@ impl<'w> Pump<'w> {
         }
         if self.stopped.is_none() && self.world.signals.stop_requested() {
             self.stopped = Some(now.at);
+            stage.stop(now);
             // A person's Ctrl-C on typed input ends the input; in a pipeline the stage before ends it.
             if self.world.signals.interrupted() && self.world.input.is_terminal() {
                 self.open = false;

@@ -61,6 +61,10 @@ pub trait Stage {
         false
     }
 
+    /// TERM or INT came, or the reader of a stage that outlives it went away. Records are still taken to the end of the input;
+    /// this is for a stage that would otherwise be [`busy`](Stage::busy) for ever, or that takes its records slowly on purpose.
+    fn stop(&mut self, _now: Moment) {}
+
     /// HUP: secrets are to be read again.
     fn reload(&mut self) {}
 

@@ -1,6 +1,7 @@
 //! TLS for WebSockets and HTTP alike: one provider, one set of roots. Hides rustls.
 
 use std::fs;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -8,7 +9,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, ServerConnection, SignatureScheme, Stream,
+};
 
 use crate::cli::table::{Flag, Set, store};
 
@@ -84,7 +87,7 @@ impl Tls {
             args.cacert.as_ref().map(|path| certificates("--cacert", path)).transpose()?.unwrap_or_default();
         let identity = match (&args.cert, &args.key) {
             (None, None) => None,
-            (Some(cert), Some(key)) => Some(Identity::read(cert, key)?),
+            (Some(cert), Some(key)) => Some(Identity::read("--cert", cert, "--key", key)?),
             (Some(_), None) => return Err("--cert: needs --key".to_owned()),
             (None, Some(_)) => return Err("--key: needs --cert".to_owned()),
         };
@@ -160,6 +163,75 @@ pub fn certificate_error(error: &(dyn std::error::Error + 'static)) -> Option<St
         .and_then(certificate_error)
 }
 
+/// What a server shows its clients. Cheap to clone.
+#[derive(Clone)]
+pub struct ServerTls(Arc<ServerConfig>);
+
+impl ServerTls {
+    /// Reads the certificate with those above it, and its key, both in PEM.
+    ///
+    /// # Errors
+    /// Names the flag, the file and the cause.
+    pub fn load(cert: &Path, key: &Path) -> Result<ServerTls, String> {
+        let identity = Identity::read("--tls-cert", cert, "--tls-key", key)?;
+        let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|error| error.to_string())?.with_no_client_auth();
+        let config = builder.with_single_cert(identity.chain, identity.key);
+        config.map(|config| ServerTls(Arc::new(config))).map_err(|error| format!("--tls-cert: {error}"))
+    }
+
+    /// A new client's session, its handshake still to come.
+    ///
+    /// # Errors
+    /// The configuration allows none.
+    pub fn session(&self) -> Result<ServerSession, String> {
+        ServerConnection::new(Arc::clone(&self.0)).map(ServerSession).map_err(|error| error.to_string())
+    }
+}
+
+/// A server's side of TLS over a socket that does not block. The handshake happens within the first reads.
+pub struct ServerSession(ServerConnection);
+
+impl ServerSession {
+    /// Reads plain bytes; 0 is the end, with or without a goodbye.
+    ///
+    /// # Errors
+    /// As the socket, `WouldBlock` included; `InvalidData` if the other side does not speak TLS.
+    pub fn read(&mut self, socket: &mut (impl Read + Write), room: &mut [u8]) -> io::Result<usize> {
+        match Stream::new(&mut self.0, socket).read(room) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            result => result,
+        }
+    }
+
+    /// Takes plain bytes; what is not sent yet goes with the next flush.
+    ///
+    /// # Errors
+    /// As the socket, `WouldBlock` included.
+    pub fn write(&mut self, socket: &mut (impl Read + Write), bytes: &[u8]) -> io::Result<usize> {
+        match Stream::new(&mut self.0, socket).write(bytes) {
+            // Its own buffer is full, which the socket is to be blamed for.
+            Ok(0) if !bytes.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
+            result => result,
+        }
+    }
+
+    /// Sends what was taken.
+    ///
+    /// # Errors
+    /// As the socket, `WouldBlock` included.
+    pub fn flush(&mut self, socket: &mut (impl Read + Write)) -> io::Result<()> {
+        Stream::new(&mut self.0, socket).flush()
+    }
+
+    /// Tells the other side that nothing more comes.
+    pub fn say_goodbye(&mut self, socket: &mut (impl Read + Write)) {
+        self.0.send_close_notify();
+        // Whoever is not there to read it has gone already.
+        let _ = self.flush(socket);
+    }
+}
+
 fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = fs::read(path).map_err(|error| format!("{flag}: {}: {error}", path.display()))?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
@@ -172,11 +244,11 @@ fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>,
 }
 
 impl Identity {
-    fn read(cert: &Path, key: &Path) -> Result<Identity, String> {
-        let chain = certificates("--cert", cert)?;
-        let key_pem = fs::read(key).map_err(|error| format!("--key: {}: {error}", key.display()))?;
+    fn read(cert_flag: &str, cert: &Path, key_flag: &str, key: &Path) -> Result<Identity, String> {
+        let chain = certificates(cert_flag, cert)?;
+        let key_pem = fs::read(key).map_err(|error| format!("{key_flag}: {}: {error}", key.display()))?;
         let parsed = PrivateKeyDer::from_pem_slice(&key_pem);
-        let key = parsed.map_err(|_| format!("--key: {}: no private key in it", key.display()))?;
+        let key = parsed.map_err(|_| format!("{key_flag}: {}: no private key in it", key.display()))?;
         Ok(Identity { chain, key, key_pem })
     }
 }

@@ -200,6 +200,18 @@ pub fn stderr_identity() -> Option<String> {
     rustix::fs::fstat(rustix::stdio::stderr()).ok().map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
+/// Has the system probe a silent connection after `idle`, and end it if nothing comes back for as long again.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn keep_alive(socket: &impl AsFd, idle: Duration) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, idle)?;
+    sockopt::set_tcp_keepintvl(socket, idle / 4)?;
+    Ok(sockopt::set_tcp_keepcnt(socket, 4)?)
+}
+
 /// Whether others may read a file that holds a secret.
 ///
 /// # Errors
