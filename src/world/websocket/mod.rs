@@ -1,1 +1,3 @@
 //! WebSockets, as a client and as a server. Hides tungstenite and httparse.
+
+pub mod client;
