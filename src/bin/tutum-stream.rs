@@ -61,21 +61,20 @@ The hosted service is gone, so a server must be named; tutum-serve is one.",
     sections: &[
         Section {
             title: "Server",
-            flags: &[Flag {
-                spec: "--url URL",
-                help: "the server, e.g. wss://stream.example.org, or a base that ends in /v1/. Use ws:// only on this machine or in a trusted network",
-                set: Set::Value(|a, v| store(&mut a.tutum.url, v)),
-            }],
+            flags: &[
+                Flag {
+                    spec: "--url URL",
+                    help: "the server, e.g. wss://stream.example.org, or a base that ends in /v1/. Use ws:// only on this machine or in a trusted network",
+                    set: Set::Value(|a, v| store(&mut a.tutum.url, v)),
+                },
+                Flag {
+                    spec: "--auth header|query",
+                    help: "where the credentials go, header by default. A query may end up in a server's logs",
+                    set: Set::Value(|a, v| choice(&mut a.tutum.auth, &AuthForm::CHOICES, v)),
+                },
+            ],
         },
         Section { title: "Credentials", flags: &credentials::tutum_flags() },
-        Section {
-            title: "Form of the credentials",
-            flags: &[Flag {
-                spec: "--auth header|query",
-                help: "where the credentials go, header by default. A query may end up in a server's logs",
-                set: Set::Value(|a, v| choice(&mut a.tutum.auth, &AuthForm::CHOICES, v)),
-            }],
-        },
         Section { title: "Connection", flags: &connection::link_flags() },
         Section { title: "TLS", flags: &tls::flags() },
         Section {

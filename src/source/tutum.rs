@@ -97,7 +97,7 @@ impl Tutum {
         tls: Tls,
         answer_timeout: Duration,
     ) -> Result<Tutum, Failure> {
-        let authorization = credentials::tutum(&auth).map_err(Failure::usage)?;
+        let authorization = find(&auth).map_err(Failure::usage)?;
         if authorization.is_none() && !address.is_loopback() {
             return Err(Failure::usage(
                 "no credentials: give --user and --token-file, or set TUTUM_AUTH, or TUTUM_USER and TUTUM_APIKEY",
@@ -119,6 +119,17 @@ impl Tutum {
             (Some(Authorization::Header(_)), form) => format!("with a complete authorization ({})", words(form)),
         };
         format!("would connect to {} {proof}", self.address.without_query())
+    }
+}
+
+/// The credentials, if they can be sent at all.
+fn find(auth: &TutumAuthArgs) -> Result<Option<Authorization>, String> {
+    let found = credentials::tutum(auth)?;
+    let sendable = |found: &Authorization| found.header().expose().bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if found.as_ref().is_none_or(sendable) {
+        Ok(found)
+    } else {
+        Err("TUTUM_AUTH: holds a character that no header can hold".to_owned())
     }
 }
 
@@ -181,7 +192,7 @@ impl Protocol for Tutum {
     }
 
     fn reload(&mut self) -> Result<bool, String> {
-        let found = credentials::tutum(&self.auth)?;
+        let found = find(&self.auth)?;
         if found.is_none() && self.authorization.is_some() {
             return Err("the credentials are gone".to_owned());
         }
@@ -205,10 +216,7 @@ fn error(text: &str) -> Meaning<'_> {
         Some(message) if message.trim().eq_ignore_ascii_case("UNAUTHORIZED") => {
             Meaning::Refused("the server said UNAUTHORIZED".to_owned())
         }
-        Some(message) if !message.trim().is_empty() => {
-            let message: String = message.trim().chars().take(200).collect();
-            Meaning::Failed(format!("the server said: {message}"))
-        }
+        Some(message) if !message.trim().is_empty() => Meaning::Failed(format!("the server said: {}", message.trim())),
         _ => Meaning::Failed("the server sent an error without a message".to_owned()),
     }
 }

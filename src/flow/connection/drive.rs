@@ -20,6 +20,9 @@ use crate::world::websocket::client::{Client, Received};
 /// So many messages are taken before the output and the signals are looked at again.
 const TURN: usize = 512;
 
+/// A server's words are cut to so many characters.
+const MAX_WORDS: usize = 300;
+
 /// So long the closing handshake may take.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -166,7 +169,7 @@ impl Drive<'_> {
             Err(Rejection::Refused { reason }) => self.refuse(&reason, now),
             Err(Rejection::Failed { reason, retry_after }) => {
                 let retry_after = retry_after.and_then(|text| parse_retry_after(&text, now.utc));
-                let reason = self.protocol.redact(&reason);
+                let reason = self.redact(&reason);
                 self.link.failed(now, &reason, retry_after, self.world.clock.random());
             }
         }
@@ -175,7 +178,7 @@ impl Drive<'_> {
 
     /// Secrets are read again when they are refused, so that a rotation works.
     fn refuse(&mut self, reason: &str, now: Moment) {
-        let reason = self.protocol.redact(reason);
+        let reason = self.redact(reason);
         let rotated = self.protocol.reload().unwrap_or(false);
         self.link.refused(now, &reason, rotated, self.world.clock.random());
     }
@@ -203,7 +206,10 @@ impl Drive<'_> {
                 self.link.heard(now);
             }
             match received {
-                Received::Nothing => return false,
+                Received::Nothing => {
+                    self.link.caught_up();
+                    return false;
+                }
                 Received::Control => {}
                 Received::Text(text) => self.take(&text, now),
                 Received::Unreadable(reason) => {
@@ -211,7 +217,7 @@ impl Drive<'_> {
                     self.fault(&Fault::new(reason));
                 }
                 Received::End(end) => {
-                    let reason = self.protocol.redact(&end.reason);
+                    let reason = self.redact(&end.reason);
                     self.link.ended(now, &reason, end.code, self.world.clock.random());
                 }
             }
@@ -249,10 +255,19 @@ impl Drive<'_> {
             }
             Meaning::Failed(reason) => {
                 self.counts.errors += 1;
-                let reason = self.protocol.redact(&reason);
+                let reason = self.redact(&reason);
                 self.link.said_error(now, &reason, self.world.clock.random());
             }
             Meaning::Faulty(fault) => self.fault(&fault),
+        }
+    }
+
+    /// A server's words as they may be told: first without secrets, then cut, since half a secret would not be found.
+    fn redact(&self, words: &str) -> String {
+        let words = self.protocol.redact(words);
+        match words.char_indices().nth(MAX_WORDS) {
+            Some((at, _)) => format!("{}…", &words[..at]),
+            None => words,
         }
     }
 
@@ -379,6 +394,10 @@ impl Drive<'_> {
         let in_time = self.output_deadline().is_none_or(|deadline| deadline > now.at);
         let written = self.lines.pending().is_empty();
         if in_time && (!written || self.client.is_some()) {
+            if written {
+                // The next stage need not wait for the server's farewell.
+                self.world.output.close();
+            }
             return None;
         }
         let outcome = self.ending.take()?.outcome;
@@ -410,7 +429,7 @@ impl Drive<'_> {
         if ready[1].read {
             self.world.wake.clear();
         }
-        self.reader_gone = ready[0].gone;
+        self.reader_gone = ready[0].gone && !self.world.output.is_closed();
         Ok(())
     }
 

@@ -51,6 +51,8 @@ pub struct Link {
     lost: Option<Lost>,
     /// The output is blocked, so the socket is not read and silence proves nothing.
     blocked: bool,
+    /// The output was blocked, and the socket was not read dry since.
+    lagging: bool,
     events: u64,
     /// When the run is over at the latest.
     end: Option<Instant>,
@@ -69,8 +71,10 @@ struct Linked {
     since: Instant,
     /// A message showed that we are let in.
     proven: bool,
-    /// When bytes came last.
+    /// When bytes were read last.
     heard: Moment,
+    /// When the server was last known to be alive: as `heard`, but bytes read after a blockage may be as old as that.
+    alive: Timestamp,
     /// When the ping left that nothing has answered yet.
     pinged: Option<Instant>,
     /// When an event came last.
@@ -94,6 +98,7 @@ impl Link {
             unproven_since: Some(now.at),
             lost: None,
             blocked: false,
+            lagging: false,
             events: 0,
             end: args.run_for.map(|run_for| now.at + run_for),
             args,
@@ -116,12 +121,18 @@ impl Link {
             Phase::Linked(linked) => {
                 let life = match linked.pinged {
                     Some(pinged) => pinged + self.args.timeout,
-                    None => linked.heard.at + self.args.ping,
+                    None => linked.heard.at + self.ping_after(linked),
                 };
                 Some(self.silent_at(linked).map_or(life, |silent| silent.min(life)))
             }
         };
         own.into_iter().chain(self.end).chain(self.give_up_at()).min()
+    }
+
+    /// A server that accepted and has said nothing is asked for a sign of life sooner; but not at once, since one that refuses us and
+    /// leaves without having read the ping would reset the connection, and its last words could be lost.
+    fn ping_after(&self, linked: &Linked) -> Duration {
+        if linked.proven { self.args.ping } else { self.args.ping.min(self.args.timeout) }
     }
 
     fn silent_at(&self, linked: &Linked) -> Option<Instant> {
@@ -176,7 +187,7 @@ impl Link {
             let silence = show_duration(self.args.max_silence.unwrap_or_default());
             return self.lose(now, &format!("no event for {silence} (--max-silence)"), None, random);
         }
-        if linked.pinged.is_none() && linked.heard.at + self.args.ping <= now.at {
+        if linked.pinged.is_none() && linked.heard.at + self.ping_after(&linked) <= now.at {
             linked.pinged = Some(now.at);
             self.phase = Phase::Linked(linked);
             self.effects.push_back(Effect::Ping);
@@ -186,10 +197,14 @@ impl Link {
     /// The attempt brought a connection. It proves nothing yet.
     pub fn dialed(&mut self, now: Moment) {
         self.effects.push_back(Effect::Detail("connected; waiting for the first message".to_owned()));
-        // Asked for a sign of life at once: a server that accepts and is dead otherwise is found out within the timeout.
-        self.effects.push_back(Effect::Ping);
-        self.phase =
-            Phase::Linked(Linked { since: now.at, proven: false, heard: now, pinged: Some(now.at), event: now.at });
+        self.phase = Phase::Linked(Linked {
+            since: now.at,
+            proven: false,
+            heard: now,
+            alive: now.utc,
+            pinged: None,
+            event: now.at,
+        });
     }
 
     /// The attempt failed.
@@ -203,7 +218,15 @@ impl Link {
         if let Phase::Linked(linked) = &mut self.phase {
             linked.heard = now;
             linked.pinged = None;
+            if !self.lagging {
+                linked.alive = now.utc;
+            }
         }
+    }
+
+    /// The socket was read dry: what comes next is new.
+    pub fn caught_up(&mut self) {
+        self.lagging = false;
     }
 
     /// A message came that only those let in are sent.
@@ -295,6 +318,7 @@ impl Link {
             return;
         }
         self.blocked = blocked;
+        self.lagging = true;
         if let Phase::Linked(linked) = &mut self.phase {
             // The silence was ours; what came meanwhile is about to be read.
             if !blocked {
@@ -346,9 +370,9 @@ impl Link {
     }
 
     fn close_proven(&mut self, now: Moment, reason: &str, code: Option<u16>) {
-        let Phase::Linked(Linked { proven: true, heard, .. }) = self.phase else { return };
+        let Phase::Linked(Linked { proven: true, alive, .. }) = self.phase else { return };
         self.effects.push_back(Effect::Tell(Change::Close { reason: reason.to_owned(), code }));
-        self.lost = Some(Lost { from: heard.utc, reason: reason.to_owned() });
+        self.lost = Some(Lost { from: alive, reason: reason.to_owned() });
         self.unproven_since = Some(now.at);
     }
 
@@ -433,7 +457,7 @@ mod tests {
         link.tick(now, 0.0);
         assert_eq!(effects(&mut link), [Effect::Dial]);
         link.dialed(now);
-        assert_eq!(effects(&mut link), [Effect::Ping]);
+        assert_eq!(effects(&mut link), []);
         link.heard(now);
         link.proven(now);
         link.proven(now);
@@ -441,15 +465,17 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_accepts_and_is_dead_is_found_out_within_the_timeout() {
+    fn a_server_that_accepts_and_is_dead_is_found_out_sooner() {
         let (mut link, now) = link(|_| ());
         link.tick(now, 0.0);
         link.dialed(now);
         effects(&mut link);
         assert_eq!(wait_of(&link, now), 10 * SECOND);
         link.tick(now.after(10 * SECOND), 0.0);
+        assert_eq!(wait_of(&link, now), 20 * SECOND);
+        link.tick(now.after(20 * SECOND), 0.0);
         let reason = "the server went silent: no answer to a ping within 10s";
-        assert_eq!(effects(&mut link), [Effect::HangUp, Effect::Tell(failed(reason))]);
+        assert_eq!(effects(&mut link), [Effect::Ping, Effect::HangUp, Effect::Tell(failed(reason))]);
     }
 
     #[test]
@@ -502,6 +528,29 @@ mod tests {
         link.block(later, false);
         link.tick(later.after(19 * SECOND), 0.0);
         assert_eq!(effects(&mut link), []);
+    }
+
+    #[test]
+    fn bytes_read_after_a_blockage_may_be_as_old_as_that() {
+        let (mut link, now) = link(|_| ());
+        open(&mut link, now);
+        link.block(now, true);
+        let later = now.after(3600 * SECOND);
+        link.block(later, false);
+        link.heard(later);
+        link.ended(later, "gone", None, 0.0);
+        let to = later.after(SECOND);
+        open(&mut link, to);
+        let from = |changes: &[Change]| match changes.last() {
+            Some(Change::Gap { from, .. }) => *from,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(from(&told(&mut link)), now.utc);
+        link.caught_up();
+        link.heard(to.after(SECOND));
+        link.ended(to.after(2 * SECOND), "gone", None, 0.0);
+        open(&mut link, to.after(60 * SECOND));
+        assert_eq!(from(&told(&mut link)), to.after(SECOND).utc);
     }
 
     #[test]

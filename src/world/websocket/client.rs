@@ -24,8 +24,8 @@ use crate::world::tls::{self, Encrypted, Tls};
 /// The longest message taken, in bytes, whether it comes in one frame or many.
 pub const MAX_MESSAGE: usize = 64 << 20;
 
-/// A server's words in a reason are cut to so many characters.
-const MAX_WORDS: usize = 200;
+/// So much may wait for a server that reads nothing, in bytes: pings and pongs are all we send.
+const MAX_UNSENT: usize = 1 << 20;
 
 /// Whom to call, and with what.
 #[derive(Clone)]
@@ -119,7 +119,10 @@ pub fn dial(call: &Call) -> Result<Client, CallError> {
     } else {
         Stream::Plain(wire)
     };
-    let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE))
+        .max_write_buffer_size(MAX_UNSENT);
     let (mut socket, _) =
         client_with_config(request(call)?, stream, Some(config)).map_err(|error| explain_upgrade(&error))?;
     let wire = socket.get_mut().wire();
@@ -134,6 +137,9 @@ fn connect(address: &Address, timeout: Duration) -> Result<TcpStream, String> {
     let found = (address.host.as_str(), address.port()).to_socket_addrs();
     let addresses: Vec<SocketAddr> =
         found.map_err(|error| format!("the host's name cannot be looked up: {error}"))?.collect();
+    if Instant::now() >= deadline {
+        return Err("looking up the host's name took too long".to_owned());
+    }
     let mut failure = "the host's name has no address".to_owned();
     for (index, address) in addresses.iter().enumerate() {
         // An address that swallows packets leaves the others their share of the time.
@@ -211,15 +217,7 @@ fn explain_answer(response: &Response<Option<Vec<u8>>>) -> CallError {
 fn error_text(body: &[u8]) -> Option<String> {
     let body = std::str::from_utf8(body).ok()?;
     let pointer = Pointer::parse("error").expect("it is a pointer");
-    pointer.find(body).and_then(json::string).map(|text| cut(&text)).filter(|text| !text.is_empty())
-}
-
-fn cut(words: &str) -> String {
-    let words = words.trim();
-    match words.char_indices().nth(MAX_WORDS) {
-        Some((at, _)) => format!("{}…", &words[..at]),
-        None => words.to_owned(),
-    }
+    pointer.find(body).and_then(json::string).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 fn explain_io(stage: &str, error: &io::Error) -> CallError {
@@ -339,8 +337,8 @@ fn explain_close(frame: Option<&CloseFrame>) -> End {
         1014 => " bad gateway",
         _ => "",
     };
-    let words = cut(frame.reason.as_str());
-    let words = if words.is_empty() { words } else { format!(": {words}") };
+    let words = frame.reason.as_str().trim();
+    let words = if words.is_empty() { String::new() } else { format!(": {words}") };
     End { reason: format!("the server closed the connection ({code}{meaning}){words}"), code: Some(code) }
 }
 

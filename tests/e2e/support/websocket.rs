@@ -167,7 +167,12 @@ impl Peer {
     /// Reads the request and answers something else, e.g. `503 Service Unavailable`, then ends the connection.
     #[track_caller]
     pub fn refuse(self, status: &str, headers: &str, body: &str) {
-        let mut peer = self.request();
+        self.request().refuse_read(status, headers, body);
+    }
+
+    /// As [`Peer::refuse`], after the request was read.
+    pub fn refuse_read(self, status: &str, headers: &str, body: &str) {
+        let mut peer = self;
         let length = body.len();
         peer.raw(
             format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}")
