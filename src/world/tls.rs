@@ -10,7 +10,8 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, ServerConnection, SignatureScheme, Stream,
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, ServerConfig, ServerConnection,
+    SignatureScheme, Stream, StreamOwned,
 };
 
 use crate::cli::table::{Flag, Set, store};
@@ -148,6 +149,57 @@ impl Tls {
                 .map_err(|error| error.to_string())?,
         };
         Ok(Arc::new(config))
+    }
+}
+
+/// A client's end of an encrypted connection over `S`.
+pub struct Encrypted<S: Read + Write>(StreamOwned<ClientConnection, S>);
+
+impl<S: Read + Write> Encrypted<S> {
+    /// Shakes hands over a connected socket that blocks, under whatever deadline the socket itself keeps.
+    ///
+    /// # Errors
+    /// The handshake failed; [`certificate_error`] tells whether because of the certificate.
+    pub fn connect(tls: &Tls, host: &str, mut socket: S) -> io::Result<Encrypted<S>> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the host is no name a certificate can hold"))?;
+        let config = tls.client_config().map_err(io::Error::other)?;
+        let mut connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket)?;
+        }
+        Ok(Encrypted(StreamOwned::new(connection, socket)))
+    }
+
+    /// The socket below.
+    pub fn socket(&self) -> &S {
+        &self.0.sock
+    }
+
+    /// The socket below.
+    pub fn socket_mut(&mut self) -> &mut S {
+        &mut self.0.sock
+    }
+
+    /// Queues the end of the encrypted stream; the next flush sends it.
+    pub fn close(&mut self) {
+        self.0.conn.send_close_notify();
+    }
+}
+
+impl<S: Read + Write> Read for Encrypted<S> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.0.read(room)
+    }
+}
+
+impl<S: Read + Write> Write for Encrypted<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 

@@ -5,3 +5,4 @@ mod support;
 mod to_pagerduty;
 mod to_slack;
 mod tutum_filter;
+mod tutum_stream;

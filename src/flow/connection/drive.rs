@@ -1,0 +1,457 @@
+//! The loop of a source: waits on the socket, standard output, signals, the dialing thread and the deadlines at once, and carries out what the link wants.
+
+use std::os::fd::AsFd;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::link::{Effect, Link};
+use super::{ConnectionArgs, Meaning, Protocol, Rejection};
+use crate::flow::accounts::Accounts;
+use crate::model::exit::{Exit, Failure, Fault};
+use crate::model::lifecycle::Change;
+use crate::model::line::Lines;
+use crate::model::time::{Moment, parse_retry_after};
+use crate::world::World;
+use crate::world::streams::Written;
+use crate::world::unix::{self, Interest};
+use crate::world::websocket::client::{Client, Received};
+
+/// So many messages are taken before the output and the signals are looked at again.
+const TURN: usize = 512;
+
+/// A server's words are cut to so many characters.
+const MAX_WORDS: usize = 300;
+
+/// So long the closing handshake may take.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// Connects, passes on what comes, and connects again, until it is stopped, its reader goes away, or there is no use in going on.
+///
+/// # Errors
+/// Refused credentials; a world that failed for good; a broken output.
+pub fn keep_connected(world: &mut World, protocol: &mut dyn Protocol, args: &ConnectionArgs) -> Result<Exit, Failure> {
+    let now = world.clock.now();
+    let mut drive = Drive {
+        source: protocol.source(),
+        path: protocol.path(),
+        link: Link::new(args.clone(), now),
+        world,
+        protocol,
+        buffer: usize::try_from(args.buffer).unwrap_or(usize::MAX).max(1),
+        drain: args.drain,
+        lifecycle: !args.no_lifecycle,
+        lines: Lines::default(),
+        attempt: None,
+        client: None,
+        received: 0,
+        blocked: false,
+        ending: None,
+        stopped: None,
+        progress: now.at,
+        reader_gone: false,
+        counts: Counts::default(),
+    };
+    let result = drive.run();
+    if drive.world.stats {
+        drive.report();
+    }
+    result
+}
+
+#[derive(Default)]
+struct Counts {
+    messages: u64,
+    passed: u64,
+    events: u64,
+    faulty: u64,
+    errors: u64,
+    lifecycle: u64,
+    attempts: u64,
+    connections: u64,
+    blocked: u64,
+}
+
+struct Drive<'w> {
+    world: &'w mut World,
+    protocol: &'w mut dyn Protocol,
+    /// The thing in diagnostics.
+    source: String,
+    path: String,
+    link: Link,
+    /// How much may wait for the reader, in bytes.
+    buffer: usize,
+    drain: Duration,
+    /// Whether lifecycle records are written.
+    lifecycle: bool,
+    lines: Lines,
+    /// The attempt under way.
+    attempt: Option<Receiver<Result<Client, Rejection>>>,
+    client: Option<Client>,
+    /// Bytes the connection had brought when it was last looked at.
+    received: u64,
+    /// The buffer was full and is not half empty yet.
+    blocked: bool,
+    ending: Option<Ending>,
+    /// When a stop was asked for.
+    stopped: Option<Instant>,
+    /// When the output last took something, or had nothing to take.
+    progress: Instant,
+    /// A poll saw the reader's end.
+    reader_gone: bool,
+    counts: Counts,
+}
+
+/// The run is over but for what is still on its way.
+struct Ending {
+    outcome: Result<Exit, Failure>,
+    /// Until then the closing handshake may take.
+    closing: Instant,
+}
+
+impl Drive<'_> {
+    fn run(&mut self) -> Result<Exit, Failure> {
+        loop {
+            let now = self.world.clock.now();
+            self.heed_signals(now);
+            self.heed_attempt(now);
+            let more = self.read(now);
+            self.link.tick(now, self.world.clock.random());
+            self.carry_out(now);
+            if self.write(now)? == Written::ReaderGone || self.reader_gone {
+                self.say_goodbye();
+                return Ok(Exit::Success);
+            }
+            self.weigh(now);
+            if let Some(over) = self.over(now) {
+                return over;
+            }
+            if !more {
+                self.wait(now)?;
+            }
+        }
+    }
+
+    fn heed_signals(&mut self, now: Moment) {
+        if self.world.signals.take_report() {
+            self.report();
+        }
+        if self.world.signals.take_reload() && self.ending.is_none() {
+            if let Err(reason) = self.protocol.reload() {
+                self.world.diagnostics.warn(&format!("{reason}; the credentials from before are kept"));
+            }
+            self.link.renew(now);
+        }
+        if self.stopped.is_none() && self.world.signals.stop_requested() {
+            self.stopped = Some(now.at);
+            let signal = if self.world.signals.interrupted() { "INT" } else { "TERM" };
+            self.link.stop(&format!("asked to stop ({signal})"));
+        }
+        self.carry_out(now);
+    }
+
+    fn heed_attempt(&mut self, now: Moment) {
+        let Some(attempt) = &self.attempt else { return };
+        let result = match attempt.try_recv() {
+            Err(TryRecvError::Empty) => return,
+            Ok(result) => result,
+            Err(TryRecvError::Disconnected) => {
+                Err(Rejection::Failed { reason: "the attempt broke off".to_owned(), retry_after: None })
+            }
+        };
+        self.attempt = None;
+        match result {
+            Ok(client) => {
+                self.client = Some(client);
+                self.received = 0;
+                self.link.dialed(now);
+            }
+            Err(Rejection::Refused { reason }) => self.refuse(&reason, now),
+            Err(Rejection::Failed { reason, retry_after }) => {
+                let retry_after = retry_after.and_then(|text| parse_retry_after(&text, now.utc));
+                let reason = self.redact(&reason);
+                self.link.failed(now, &reason, retry_after, self.world.clock.random());
+            }
+        }
+        self.carry_out(now);
+    }
+
+    /// Secrets are read again when they are refused, so that a rotation works.
+    fn refuse(&mut self, reason: &str, now: Moment) {
+        let reason = self.redact(reason);
+        let rotated = self.protocol.reload().unwrap_or(false);
+        self.link.refused(now, &reason, rotated, self.world.clock.random());
+    }
+
+    /// Takes what the connection has to offer, as long as there is room for it. Says whether there may be more.
+    fn read(&mut self, now: Moment) -> bool {
+        if self.blocked {
+            return false;
+        }
+        for _ in 0..TURN {
+            let Some(client) = &mut self.client else { return false };
+            let received = client.read();
+            if self.ending.is_some() {
+                // Only the end of the closing handshake is waited for.
+                match received {
+                    Received::Nothing => return false,
+                    Received::End(_) => self.client = None,
+                    _ => {}
+                }
+                continue;
+            }
+            let bytes = client.received();
+            if bytes > self.received {
+                self.received = bytes;
+                self.link.heard(now);
+            }
+            match received {
+                Received::Nothing => {
+                    self.link.caught_up();
+                    return false;
+                }
+                Received::Control => {}
+                Received::Text(text) => self.take(&text, now),
+                Received::Unreadable(reason) => {
+                    self.counts.messages += 1;
+                    self.fault(&Fault::new(reason));
+                }
+                Received::End(end) => {
+                    let reason = self.redact(&end.reason);
+                    self.link.ended(now, &reason, end.code, self.world.clock.random());
+                }
+            }
+            self.carry_out(now);
+            if self.lines.pending().len() >= self.buffer {
+                return true;
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, text: &str, now: Moment) {
+        self.counts.messages += 1;
+        match self.protocol.message(text, now.utc) {
+            Meaning::Records(records) => {
+                self.link.proven(now);
+                // `open` and `gap` stand before the record that proved them.
+                self.carry_out(now);
+                self.counts.passed += 1;
+                for record in records {
+                    self.lines.push(record.text.as_bytes());
+                    self.counts.events += u64::from(record.is_event);
+                    if record.is_event {
+                        self.link.event(now);
+                        self.carry_out(now);
+                    }
+                    if self.ending.is_some() {
+                        break;
+                    }
+                }
+            }
+            Meaning::Refused(reason) => {
+                self.counts.errors += 1;
+                self.refuse(&reason, now);
+            }
+            Meaning::Failed(reason) => {
+                self.counts.errors += 1;
+                let reason = self.redact(&reason);
+                self.link.said_error(now, &reason, self.world.clock.random());
+            }
+            Meaning::Faulty(fault) => self.fault(&fault),
+        }
+    }
+
+    /// A server's words as they may be told: first without secrets, then cut, since half a secret would not be found.
+    fn redact(&self, words: &str) -> String {
+        let words = self.protocol.redact(words);
+        match words.char_indices().nth(MAX_WORDS) {
+            Some((at, _)) => format!("{}…", &words[..at]),
+            None => words,
+        }
+    }
+
+    /// Tells the first ten faulty messages, and after that every tenfold.
+    fn fault(&mut self, fault: &Fault) {
+        self.counts.faulty += 1;
+        let (number, count) = (self.counts.messages, self.counts.faulty);
+        if count <= 10 {
+            self.world.diagnostics.warn(&format!("message {number}: {fault}; not passed on"));
+        } else if 10_u64.pow(count.ilog10()) == count {
+            self.world.diagnostics.warn(&format!("message {number}: {fault}; {count} faulty messages so far"));
+        }
+    }
+
+    /// Does what the link wants done.
+    fn carry_out(&mut self, now: Moment) {
+        while let Some(effect) = self.link.effect() {
+            match effect {
+                Effect::Dial => self.dial(now),
+                Effect::Ping => {
+                    if let Some(client) = &mut self.client {
+                        client.ping();
+                    }
+                }
+                Effect::HangUp => {
+                    self.attempt = None;
+                    self.say_goodbye();
+                    self.client = None;
+                }
+                Effect::Tell(change) => {
+                    if matches!(change, Change::Open { .. }) {
+                        self.counts.connections += 1;
+                    }
+                    if self.lifecycle {
+                        self.counts.lifecycle += 1;
+                        self.lines.push(change.record(&self.path, &self.source, now.utc).as_bytes());
+                    }
+                }
+                Effect::Warn(text) => self.world.diagnostics.warn(&format!("{}: {text}", self.source)),
+                Effect::Inform(text) => self.world.diagnostics.info(&format!("{}: {text}", self.source)),
+                Effect::Detail(text) => self.world.diagnostics.detail(&format!("{}: {text}", self.source)),
+                Effect::End(outcome) => {
+                    self.attempt = None;
+                    self.say_goodbye();
+                    let named = |failure: Failure| Failure {
+                        message: format!("{}: {}", self.source, failure.message),
+                        ..failure
+                    };
+                    self.ending = Some(Ending { outcome: outcome.map_err(named), closing: now.at + CLOSING });
+                    self.progress = now.at;
+                }
+            }
+        }
+    }
+
+    /// Starts an attempt in a thread of its own: a name's look-up cannot be cut short, and TERM must be.
+    fn dial(&mut self, now: Moment) {
+        self.counts.attempts += 1;
+        let (dial, wake) = (self.protocol.dial(), self.world.wake.clone());
+        let (sender, receiver) = channel();
+        let started = thread::Builder::new().name("dial".to_owned()).spawn(move || {
+            // Nobody listens any more if the attempt was given up meanwhile; the connection is then let go of here.
+            let _ = sender.send(dial());
+            wake.wake();
+        });
+        match started {
+            Ok(_) => self.attempt = Some(receiver),
+            Err(error) => {
+                let reason = format!("no thread can be started: {error}");
+                self.link.failed(now, &reason, None, self.world.clock.random());
+            }
+        }
+    }
+
+    /// Begins the closing handshake, if there is a connection; nothing waits for it here.
+    fn say_goodbye(&mut self) {
+        if let Some(client) = &mut self.client {
+            client.close();
+        }
+    }
+
+    fn write(&mut self, now: Moment) -> Result<Written, Failure> {
+        let before = self.lines.pending().len();
+        let written = self.world.output.write(&mut self.lines);
+        if before == 0 || self.lines.pending().len() < before {
+            self.progress = now.at;
+        }
+        written.map_err(|error| Failure::failed(format!("standard output: {error}")))
+    }
+
+    /// Compares what waits with the buffer.
+    fn weigh(&mut self, now: Moment) {
+        let waiting = self.lines.pending().len();
+        let blocked = if self.blocked { waiting > self.buffer / 2 } else { waiting >= self.buffer };
+        if blocked && !self.blocked {
+            self.counts.blocked += 1;
+            if self.counts.blocked == 1 {
+                let warning = "standard output: slower than the stream, and the buffer is full (--buffer); the stream is not read meanwhile";
+                self.world.diagnostics.warn(warning);
+            }
+        }
+        self.blocked = blocked;
+        self.link.block(now, blocked);
+    }
+
+    /// When a blocked output is given up, once the run is over.
+    fn output_deadline(&self) -> Option<Instant> {
+        let ending = self.ending.as_ref().filter(|_| !self.lines.pending().is_empty())?;
+        match self.stopped {
+            Some(stopped) => Some(stopped + self.drain),
+            // A supervisor that would start us again must not wait for ever; a reader that moves is waited for.
+            None if ending.outcome.is_err() => Some(self.progress + self.drain),
+            // Somebody wanted so many events: they get them, however late.
+            None => None,
+        }
+    }
+
+    /// How the run went, once nothing is on its way any more or the time for it is up.
+    fn over(&mut self, now: Moment) -> Option<Result<Exit, Failure>> {
+        let ending = self.ending.as_ref()?;
+        if ending.closing <= now.at {
+            self.client = None;
+        }
+        let in_time = self.output_deadline().is_none_or(|deadline| deadline > now.at);
+        let written = self.lines.pending().is_empty();
+        if in_time && (!written || self.client.is_some()) {
+            if written {
+                // The next stage need not wait for the server's farewell.
+                self.world.output.close();
+            }
+            return None;
+        }
+        let outcome = self.ending.take()?.outcome;
+        if written {
+            return Some(outcome);
+        }
+        let unwritten = self.unwritten();
+        let message = format!("standard output: {unwritten} records not written when the time to drain was over");
+        self.world.diagnostics.error(&message);
+        Some(outcome.map(|exit| exit.or_worse(Exit::Incomplete)))
+    }
+
+    /// Waits for the socket, room in the output, the reader's death, a signal, the dialing thread or a deadline.
+    fn wait(&mut self, now: Moment) -> Result<(), Failure> {
+        let behind = !self.lines.pending().is_empty();
+        let closing = self.ending.as_ref().filter(|_| self.client.is_some()).map(|ending| ending.closing);
+        let deadline = self.link.deadline().into_iter().chain(closing).chain(self.output_deadline()).min();
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(now.at));
+        let mut fds = vec![
+            (self.world.output.fd(), if behind { Interest::Write } else { Interest::End }),
+            (self.world.wake.as_fd(), Interest::Read),
+        ];
+        // A socket that is not to be read is not waited on, not even for its end, which poll would report again and again.
+        if let Some(client) = self.client.as_ref().filter(|_| !self.blocked) {
+            let interest = if client.is_unsent() { Interest::ReadWrite } else { Interest::Read };
+            fds.push((client.as_fd(), interest));
+        }
+        let ready = unix::wait_all(&fds, timeout).map_err(|error| Failure::failed(format!("poll: {error}")))?;
+        if ready[1].read {
+            self.world.wake.clear();
+        }
+        self.reader_gone = ready[0].gone && !self.world.output.is_closed();
+        Ok(())
+    }
+
+    fn unwritten(&self) -> u64 {
+        memchr::memchr_iter(b'\n', self.lines.pending()).count() as u64
+    }
+
+    /// in = passed + faulty + errors; out = records of what was passed + lifecycle.
+    fn report(&self) {
+        let counts = &self.counts;
+        let accounts = Accounts::default()
+            .with("in", counts.messages)
+            .with("out", self.lines.count())
+            .with("passed", counts.passed)
+            .with("faulty", counts.faulty)
+            .with("errors", counts.errors)
+            .with("events", counts.events)
+            .with("lifecycle", counts.lifecycle)
+            .with("attempts", counts.attempts)
+            .with("connections", counts.connections)
+            .with("blocked", counts.blocked)
+            .with("unwritten", self.unwritten());
+        self.world.diagnostics.plain(&accounts.json(self.world.program));
+    }
+}

@@ -1,0 +1,331 @@
+//! tutum-stream: which stream to connect to, and what its messages mean. The service itself is gone; every server is one like it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use crate::flow::connection::{Dial, Meaning, Protocol, Record, Rejection};
+use crate::model::address::Address;
+use crate::model::exit::Failure;
+use crate::model::json::{self, Pointer};
+use crate::model::time::Timestamp;
+use crate::world::credentials::{self, Authorization, TutumAuthArgs, variable};
+use crate::world::http::CONNECT_TIMEOUT;
+use crate::world::tls::Tls;
+use crate::world::websocket::client::{self, Call};
+
+/// Where the credential goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuthForm {
+    /// Into the `Authorization` header.
+    #[default]
+    Header,
+    /// Into the URL's query, as the tutorial's client did.
+    Query,
+}
+
+impl AuthForm {
+    /// The words for it.
+    pub const CHOICES: [(&str, AuthForm); 2] = [("header", AuthForm::Header), ("query", AuthForm::Query)];
+}
+
+/// What a user can say about the stream.
+#[derive(Clone, Debug, Default)]
+pub struct TutumArgs {
+    /// The stream host, or a base that ends in `/v1/`.
+    pub url: Option<String>,
+    /// Where the credential goes.
+    pub auth: AuthForm,
+    /// Leave the server's bytes alone.
+    pub raw: bool,
+}
+
+/// The address of `/v1/events`: `--url`, else `TUTUM_STREAM_URL`, else `TUTUM_STREAM_HOST`.
+///
+/// # Errors
+/// None is given, or it is no such address: wrong usage. Never quotes it.
+pub fn events_address(url: Option<&str>) -> Result<Address, Failure> {
+    let (name, text) = match url {
+        Some(url) => ("--url", url.to_owned()),
+        None => ["TUTUM_STREAM_URL", "TUTUM_STREAM_HOST"]
+            .into_iter()
+            .find_map(|name| variable(name).map(|text| (name, text)))
+            .ok_or_else(|| {
+                Failure::usage(
+                    "no server is named: give --url or set TUTUM_STREAM_URL or TUTUM_STREAM_HOST (the hosted service, stream.tutum.co, is gone)",
+                )
+            })?,
+    };
+    resolve(&text).map_err(|reason| Failure::usage(format!("{name}: {reason}")))
+}
+
+fn resolve(text: &str) -> Result<Address, String> {
+    let mut address = Address::parse(text, &["wss", "ws", "https", "http"])?;
+    address.scheme = if address.is_secure() { "wss" } else { "ws" }.to_owned();
+    if address.query.is_some() {
+        return Err("a URL with a query is refused: credentials come from a file or the environment".to_owned());
+    }
+    let path = address.path.trim_end_matches('/');
+    let base = match path {
+        "" => Some("/v1"),
+        base if base.ends_with("/v1") => Some(base),
+        // The whole address of the stream is taken too: it is what people copy.
+        whole => whole.strip_suffix("/events").filter(|base| base.ends_with("/v1")),
+    };
+    let base = base.ok_or("expected scheme and host, or a base that ends in /v1/")?;
+    Ok(address.with_path(&format!("{base}/events")))
+}
+
+/// The stream of events.
+pub struct Tutum {
+    address: Address,
+    args: TutumArgs,
+    auth: TutumAuthArgs,
+    authorization: Option<Authorization>,
+    tls: Tls,
+    answer_timeout: Duration,
+}
+
+impl Tutum {
+    /// The stream at `address`, with the credentials that are found now.
+    ///
+    /// # Errors
+    /// Credentials that cannot be read, or none at all, except towards this very machine: wrong usage.
+    pub fn new(
+        address: Address,
+        args: TutumArgs,
+        auth: TutumAuthArgs,
+        tls: Tls,
+        answer_timeout: Duration,
+    ) -> Result<Tutum, Failure> {
+        let authorization = find(&auth).map_err(Failure::usage)?;
+        if authorization.is_none() && !address.is_loopback() {
+            return Err(Failure::usage(
+                "no credentials: give --user and --token-file, or set TUTUM_AUTH, or TUTUM_USER and TUTUM_APIKEY",
+            ));
+        }
+        Ok(Tutum { address, args, auth, authorization, tls, answer_timeout })
+    }
+
+    /// Whether anyone on the way can read the credential.
+    pub fn is_exposed(&self) -> bool {
+        self.authorization.is_some() && !self.address.is_secure() && !self.address.is_loopback()
+    }
+
+    /// What it would do, in words.
+    pub fn plan(&self) -> String {
+        let proof = match (&self.authorization, self.args.auth) {
+            (None, _) => "without credentials".to_owned(),
+            (Some(Authorization::User { name, .. }), form) => format!("as {name} ({})", words(form)),
+            (Some(Authorization::Header(_)), form) => format!("with a complete authorization ({})", words(form)),
+        };
+        format!("would connect to {} {proof}", self.address.without_query())
+    }
+}
+
+/// The credentials, if they can be sent at all.
+fn find(auth: &TutumAuthArgs) -> Result<Option<Authorization>, String> {
+    let found = credentials::tutum(auth)?;
+    let sendable = |found: &Authorization| found.header().expose().bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if found.as_ref().is_none_or(sendable) {
+        Ok(found)
+    } else {
+        Err("TUTUM_AUTH: holds a character that no header can hold".to_owned())
+    }
+}
+
+fn words(form: AuthForm) -> &'static str {
+    match form {
+        AuthForm::Header => "in the header",
+        AuthForm::Query => "in the query",
+    }
+}
+
+impl Protocol for Tutum {
+    fn path(&self) -> String {
+        self.address.path.clone()
+    }
+
+    fn source(&self) -> String {
+        self.address.without_query()
+    }
+
+    fn dial(&mut self) -> Dial {
+        let mut call = Call {
+            address: self.address.clone(),
+            headers: Vec::new(),
+            tls: self.tls.clone(),
+            connect_timeout: CONNECT_TIMEOUT,
+            answer_timeout: self.answer_timeout,
+        };
+        match (&self.authorization, self.args.auth) {
+            (None, _) => {}
+            (Some(authorization), AuthForm::Header) => call.headers.push(("Authorization", authorization.header())),
+            (Some(authorization), AuthForm::Query) => call.address.query = Some(authorization.query()),
+        }
+        Box::new(move || client::dial(&call).map_err(Rejection::from))
+    }
+
+    fn message<'t>(&mut self, text: &'t str, now: Timestamp) -> Meaning<'t> {
+        let (mut kind, mut stamped) = (None, false);
+        let looked = json::select(
+            text,
+            |key| matches!(key, "type" | "received_at"),
+            |key, raw| match key {
+                "type" => kind = json::string(raw),
+                _ => stamped = true,
+            },
+        );
+        match (looked, kind.as_deref()) {
+            (Err(fault), _) => Meaning::Faulty(fault),
+            (Ok(()), Some("error")) => error(text),
+            (Ok(()), kind) => {
+                let is_event = kind != Some("auth");
+                let line = one_line(text);
+                let text = if self.args.raw || stamped {
+                    line
+                } else {
+                    Cow::Owned(json::append(&line, &format!(r#""received_at":"{}""#, now.rfc3339())))
+                };
+                Meaning::Records(vec![Record { text, is_event }])
+            }
+        }
+    }
+
+    fn reload(&mut self) -> Result<bool, String> {
+        let found = find(&self.auth)?;
+        if found.is_none() && self.authorization.is_some() {
+            return Err("the credentials are gone".to_owned());
+        }
+        let changed = found != self.authorization;
+        self.authorization = found;
+        Ok(changed)
+    }
+
+    fn redact(&self, words: &str) -> String {
+        match &self.authorization {
+            Some(authorization) => authorization.redact(words),
+            None => words.to_owned(),
+        }
+    }
+}
+
+/// `{"type":"error","data":{"errorMessage":"UNAUTHORIZED"}}`; no other `errorMessage` is documented.
+fn error(text: &str) -> Meaning<'_> {
+    let pointer = Pointer::parse("/data/errorMessage").expect("it is a pointer");
+    match pointer.find(text).map(json::plain) {
+        Some(message) if message.trim().eq_ignore_ascii_case("UNAUTHORIZED") => {
+            Meaning::Refused("the server said UNAUTHORIZED".to_owned())
+        }
+        Some(message) if !message.trim().is_empty() => Meaning::Failed(format!("the server said: {}", message.trim())),
+        _ => Meaning::Failed("the server sent an error without a message".to_owned()),
+    }
+}
+
+/// The text without line breaks, which in JSON can only stand between values.
+fn one_line(text: &str) -> Cow<'_, str> {
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.contains(['\r', '\n']) { Cow::Owned(text.replace(['\r', '\n'], "")) } else { Cow::Borrowed(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::secret::Secret;
+    use crate::world::tls::TlsArgs;
+
+    fn tutum(raw: bool) -> Tutum {
+        let key = Secret::new("hunter22");
+        Tutum {
+            address: resolve("ws://127.0.0.1:1").unwrap(),
+            args: TutumArgs { raw, ..TutumArgs::default() },
+            auth: TutumAuthArgs::default(),
+            authorization: Some(Authorization::User { name: "jo".to_owned(), key }),
+            tls: Tls::load(&TlsArgs::default()).unwrap(),
+            answer_timeout: Duration::from_secs(1),
+        }
+    }
+
+    fn meaning(text: &str, raw: bool) -> Meaning<'_> {
+        tutum(raw).message(text, Timestamp::parse("2025-03-04T05:06:07.890Z").unwrap())
+    }
+
+    fn record(text: &str, raw: bool) -> (String, bool) {
+        match meaning(text, raw) {
+            Meaning::Records(records) if records.len() == 1 => (records[0].text.to_string(), records[0].is_event),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn hosts_and_bases_lead_to_the_stream() {
+        for (url, address) in [
+            ("wss://h", "wss://h/v1/events"),
+            ("WSS://h:8443/", "wss://h:8443/v1/events"),
+            ("ws://h/v1", "ws://h/v1/events"),
+            ("https://h/v1/", "wss://h/v1/events"),
+            ("http://h/api/v1/", "ws://h/api/v1/events"),
+            ("wss://h/v1/events/", "wss://h/v1/events"),
+            ("wss://[::1]:9/", "wss://[::1]:9/v1/events"),
+        ] {
+            assert_eq!(resolve(url).unwrap().expose(), address, "{url}");
+        }
+        for url in [
+            "h",
+            "ftp://h",
+            "wss://h/other/",
+            "wss://h/v2/",
+            "wss://h/?token=hunter22",
+            "wss://u:hunter22@h",
+            "wss://h/v1/events/x",
+        ] {
+            let reason = resolve(url).unwrap_err();
+            assert!(!reason.contains("hunter22"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_stamped_and_stays_as_it_came() {
+        let stamp = r#""received_at":"2025-03-04T05:06:07.890Z""#;
+        assert_eq!(
+            record(r#"{ "n" : 1.10, "type":"service","é":"\u00e9" }"#, false),
+            (format!(r#"{{ "n" : 1.10, "type":"service","é":"\u00e9" ,{stamp}}}"#), true)
+        );
+        assert_eq!(record(r#"{"type":"auth"}"#, false), (format!(r#"{{"type":"auth",{stamp}}}"#), false));
+        assert_eq!(record("{}", false), (format!("{{{stamp}}}"), true));
+        let own = r#"{"received_at":"yesterday","a":1}"#;
+        assert_eq!(record(own, false).0, own);
+        let raw = r#"{ "type" : "node" } "#;
+        assert_eq!(record(raw, true).0, raw);
+    }
+
+    #[test]
+    fn line_breaks_between_values_go_and_those_in_strings_stay_escaped() {
+        assert_eq!(
+            record("{\r\n  \"a\": \"x\\ny\",\n  \"b\": [1,\n2]\n}\n", true).0,
+            r#"{  "a": "x\ny",  "b": [1,2]}"#
+        );
+        assert!(matches!(meaning("{\"a\":\"x\ny\"}", true), Meaning::Faulty(_)));
+    }
+
+    #[test]
+    fn errors_and_garbage() {
+        let unauthorized = r#"{"type":"error","data":{"errorMessage":"UNAUTHORIZED"}}"#;
+        assert_eq!(meaning(unauthorized, false), Meaning::Refused("the server said UNAUTHORIZED".to_owned()));
+        let other = r#"{"type":"error","data":{"errorMessage":"out of order"}}"#;
+        assert_eq!(meaning(other, false), Meaning::Failed("the server said: out of order".to_owned()));
+        assert!(matches!(meaning(r#"{"type":"error"}"#, false), Meaning::Failed(_)));
+        for garbage in ["", "hello", "[1]", "7", "{\"a\":1} {\"b\":2}", "{\"a\":1", "\u{feff}{}"] {
+            assert!(matches!(meaning(garbage, false), Meaning::Faulty(_)), "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn the_credential_goes_where_it_is_asked_to() {
+        let mut source = tutum(false);
+        assert!(!source.is_exposed());
+        source.address = resolve("ws://example.org").unwrap();
+        assert!(source.is_exposed());
+        assert_eq!(source.plan(), "would connect to ws://example.org/v1/events as jo (in the header)");
+        assert_eq!(source.redact("no hunter22"), "no <redacted>");
+    }
+}
