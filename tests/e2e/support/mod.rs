@@ -247,3 +247,15 @@ impl Drop for Running {
         let _ = self.child.wait();
     }
 }
+
+/// Whether a tool that is not part of the suite is there. Without it a test is skipped, loudly; in CI that is a failure.
+#[track_caller]
+pub fn tool(name: &str) -> bool {
+    let found =
+        std::env::var("PATH").unwrap_or_default().split(':').any(|directory| Path::new(directory).join(name).exists());
+    if !found {
+        eprintln!("skipped: {name} is not installed");
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{name} is not installed, and CI must not skip");
+    }
+    found
+}
