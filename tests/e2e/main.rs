@@ -3,3 +3,4 @@
 mod support;
 
 mod tutum_filter;
+mod tutum_serve;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each module of tests uses its own part")]
 
+pub mod websocket_client;
+
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
