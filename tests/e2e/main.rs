@@ -7,4 +7,5 @@ mod support;
 mod to_pagerduty;
 mod to_slack;
 mod tutum_filter;
+mod tutum_serve;
 mod tutum_stream;

@@ -31,6 +31,9 @@ const STALL_TIME: Duration = Duration::from_secs(30);
 /// So long a client may take to answer a close, and to read what was sent before it.
 pub const CLOSE_TIME: Duration = Duration::from_secs(5);
 
+/// One that was cut off has more to read before the close, and is slow.
+const CUT_OFF_TIME: Duration = Duration::from_secs(20);
+
 /// What a client still sends after its answer is read for so long and up to so many bytes, or the answer could be lost to a reset.
 const LINGER_TIME: Duration = Duration::from_millis(500);
 const LINGER_SIZE: usize = 64 << 10;
@@ -268,12 +271,12 @@ impl Connection {
     fn turn_away(&self, mut peer: Peer) {
         peer.write(&Text::new(r#"{"type":"error","data":{"errorMessage":"UNAUTHORIZED"}}"#));
         peer.close(Close::Policy, "UNAUTHORIZED");
-        self.see_off(peer);
+        self.see_off(peer, CLOSE_TIME);
     }
 
     /// Waits for the other side's goodbye, having said ours.
-    fn see_off(&self, mut peer: Peer) {
-        let deadline = self.house.now() + CLOSE_TIME;
+    fn see_off(&self, mut peer: Peer, patience: Duration) {
+        let deadline = self.house.now() + patience;
         loop {
             let flushed = peer.flush();
             let read = peer.read();
@@ -299,7 +302,7 @@ impl Connection {
         hub.leave(&client);
         if let Some((close, reason)) = farewell {
             peer.close(close, reason);
-            self.see_off(peer);
+            self.see_off(peer, if close == Close::Again { CUT_OFF_TIME } else { CLOSE_TIME });
         }
     }
 

@@ -4,6 +4,7 @@
 
 pub mod http;
 pub mod websocket;
+pub mod websocket_client;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
