@@ -1,7 +1,9 @@
 //! The programs as a user meets them: real processes, real pipes, fakes that misbehave on purpose. A module per program.
 
 mod adapters;
+mod pipeline;
 mod readme;
+mod secrets;
 mod support;
 
 mod to_pagerduty;

@@ -118,7 +118,7 @@ fn every_program_prints_help_version_man_page_and_completions() {
         let page = run(program, ["--generate", "man"], "").expect_code(0).stdout;
         let page = scratch.write("page.1", page);
         if tool("groff") {
-            let script = format!("groff -man -Tutf8 -ww '{}'", page.display());
+            let script = format!("groff -man -Tascii -P-cbou -ww '{}'", page.display());
             let finished = Running::start(shell(&script)).finish().expect_code(0);
             assert_eq!(finished.stderr, "", "{program}");
             assert!(finished.stdout.contains("EXIT STATUS"));

@@ -203,9 +203,9 @@ impl Running {
     }
 
     /// Sends a signal by its name without SIG.
+    #[track_caller]
     pub fn signal(&self, name: &str) -> &Running {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
-        assert!(status.is_ok(), "kill can be run");
+        send_signal(self.child.id(), name);
         self
     }
 
@@ -257,6 +257,39 @@ pub fn tool(name: &str) -> bool {
     if !found {
         eprintln!("skipped: {name} is not installed");
         assert!(std::env::var("CI").as_deref() != Ok("true"), "{name} is not installed, and CI must not skip");
+    }
+    found
+}
+
+/// Sends a signal, by its name without SIG, to a process that may be gone already.
+#[track_caller]
+pub fn send_signal(process: u32, name: &str) {
+    use rustix::process::{Pid, Signal, kill_process};
+    let signal = match name {
+        "TERM" => Signal::TERM,
+        "INT" => Signal::INT,
+        "HUP" => Signal::HUP,
+        "USR1" => Signal::USR1,
+        "KILL" => Signal::KILL,
+        "STOP" => Signal::STOP,
+        "CONT" => Signal::CONT,
+        other => panic!("no test has sent {other} before"),
+    };
+    let process = i32::try_from(process).ok().and_then(Pid::from_raw).expect("it is a process id");
+    let _ = kill_process(process, signal);
+}
+
+/// The processes a process has started and that still run: id and name.
+pub fn children(parent: u32) -> Vec<(u32, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("there is /proc").flatten() {
+        // "id (name) state parent …", proc_pid_stat(5); the name may hold anything but is cut at the last parenthesis.
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((head, tail)) = stat.rsplit_once(") ") else { continue };
+        let Some((id, name)) = head.split_once(" (") else { continue };
+        if tail.split(' ').nth(1) == Some(&parent.to_string()) {
+            found.extend(id.parse().ok().map(|id| (id, name.to_owned())));
+        }
     }
     found
 }

@@ -1,0 +1,135 @@
+//! Secrets planted in every place a user can put them; not a byte of them comes out anywhere but on the wire.
+
+use std::process::Command;
+
+use super::support::http::{Answer, FakeHttp, Request};
+use super::support::{Running, Scratch, command};
+
+const TOKEN: &str = "PLANTED+token/9f8e7d6c";
+const EVENT: &str = r#"{"type":"node","action":"update","state":"Unreachable","resource_uri":"/api/v1/node/9c1e/","parents":["/api/v1/stack/1/"]}"#;
+
+/// Every spelling of the secret that must not be seen.
+fn spellings() -> Vec<String> {
+    // base64 of `jo:PLANTED+token/9f8e7d6c`, and the percent-encoded token.
+    vec!["PLANTED".to_owned(), "am86UExBTlRFRCt0b2tlbi85ZjhlN2Q2Yw".to_owned(), "PLANTED%2Btoken".to_owned()]
+}
+
+/// A server that says back all it was told, in status, header and body.
+fn echo(status: u16) -> FakeHttp {
+    FakeHttp::start(move |request: &Request| {
+        let said = format!("{} {:?} {:?} {}", request.path, request.query, request.headers, request.text());
+        Answer::status(status).header("X-Echo", request.path.clone()).body(said)
+    })
+}
+
+#[track_caller]
+fn assert_silent(name: &str, command: Command, scratch: &Scratch) {
+    let finished = Running::start(command).input(EVENT.as_bytes()).finish();
+    let all = format!("{}{}{}", finished.stdout, finished.stderr, scratch.read("dead"));
+    for spelling in spellings() {
+        assert!(!all.contains(&spelling), "{name} printed {spelling}:\n{all}");
+    }
+}
+
+#[test]
+fn no_program_prints_a_secret_even_if_a_server_echoes_it() {
+    let header = format!("ApiKey jo:{TOKEN}");
+    for status in [200, 301, 400, 401, 403, 404, 429, 500] {
+        let server = echo(status);
+        let scratch = Scratch::new();
+        let token = scratch.write("token", format!("{TOKEN}\n"));
+        let webhook = scratch.write("webhook", server.url(&format!("/services/T0/{TOKEN}")));
+        let (token, webhook) = (token.to_str().unwrap(), webhook.to_str().unwrap());
+        let dead = scratch.path("dead");
+        let dead = ["--dead-letters", dead.to_str().unwrap()];
+        let sink = ["-v", "--receipts", "--stats", "--give-up", "0s", "--drain", "1s"];
+        let (stream, rest) = (server.url("/v1/").replace("http:", "ws:"), server.url("/api/v1/"));
+
+        let places: [(&str, Vec<&str>, Vec<(&str, &str)>); 9] = [
+            ("to-slack", [&sink[..], &dead].concat(), vec![("SLACK_URL", "")]),
+            ("to-slack", [&sink[..], &dead, &["--webhook-file", webhook]].concat(), vec![]),
+            ("to-pagerduty", [&sink[..], &dead].concat(), vec![("PAGERDUTY_KEY", TOKEN)]),
+            ("to-pagerduty", [&sink[..], &dead, &["--api", "v1", "--key-file", token]].concat(), vec![]),
+            ("tutum-stream", vec!["-v", "--no-reconnect", "--url", &stream], vec![("TUTUM_AUTH", &header)]),
+            (
+                "tutum-stream",
+                vec![
+                    "-v",
+                    "--no-reconnect",
+                    "--auth",
+                    "query",
+                    "--user",
+                    "jo",
+                    "--token-file",
+                    token,
+                    "--url",
+                    &stream,
+                ],
+                vec![],
+            ),
+            (
+                "tutum-stream",
+                vec!["-v", "--no-reconnect", "--url", &stream],
+                vec![("TUTUM_USER", "jo"), ("TUTUM_PASS", TOKEN)],
+            ),
+            (
+                "tutum-enrich",
+                vec!["-v", "--timeout", "1s", "--user", "jo", "--token-file", token, "--url", &rest],
+                vec![],
+            ),
+            ("tutum-enrich", vec!["-v", "--timeout", "1s", "--url", &rest], vec![("TUTUM_AUTH", &header)]),
+        ];
+        for (name, args, environment) in places {
+            let mut command = command(name, &args);
+            for (variable, value) in environment {
+                if variable == "SLACK_URL" {
+                    command.env(variable, server.url(&format!("/services/{TOKEN}?x={TOKEN}")));
+                } else {
+                    command.env(variable, value);
+                }
+            }
+            if name == "to-pagerduty" {
+                command.args(["--url", &server.url("/v2/enqueue")]);
+            }
+            if status == 429 {
+                // It would be waited for; the end comes by signal in other tests.
+                continue;
+            }
+            assert_silent(&format!("{name} {args:?} {status}"), command, &scratch);
+        }
+    }
+}
+
+#[test]
+fn no_wrong_use_prints_a_secret() {
+    let scratch = Scratch::new();
+    for (name, args, variable, value) in [
+        ("to-slack", vec![], "SLACK_URL", TOKEN.to_owned()),
+        ("to-slack", vec![], "SLACK_URL", format!("http://example.com/{TOKEN}")),
+        ("to-slack", vec![], "SLACK_URL", format!("https://jo:{TOKEN}@example.com/")),
+        ("to-slack", vec!["--check"], "SLACK_URL", format!("https://example.com/{TOKEN}")),
+        ("to-slack", vec!["--dry-run", "-v"], "SLACK_URL", format!("https://example.com/{TOKEN}")),
+        ("to-pagerduty", vec!["--dry-run", "-v"], "PAGERDUTY_KEY", TOKEN.to_owned()),
+        ("to-pagerduty", vec!["--check", "-v"], "PAGERDUTY_KEY", TOKEN.to_owned()),
+        ("to-pagerduty", vec!["--key=PLANTED"], "PAGERDUTY_KEY", TOKEN.to_owned()),
+        ("tutum-stream", vec!["--token=PLANTED"], "TUTUM_USER", "jo".to_owned()),
+        (
+            "tutum-stream",
+            vec!["--check", "-v", "--url", "wss://example.com"],
+            "TUTUM_AUTH",
+            format!("ApiKey jo:{TOKEN}"),
+        ),
+        (
+            "tutum-enrich",
+            vec!["--check", "-v", "--url", "https://example.com"],
+            "TUTUM_AUTH",
+            format!("ApiKey jo:{TOKEN}"),
+        ),
+        ("tutum-enrich", vec!["--url", "https://jo:PLANTED@example.com"], "TUTUM_USER", "jo".to_owned()),
+        ("tutum-serve", vec!["--check", "-v", "--user", "jo"], "TUTUM_APIKEY", TOKEN.to_owned()),
+    ] {
+        let mut command = command(name, &args);
+        command.env(variable, &value);
+        assert_silent(&format!("{name} {args:?}"), command, &scratch);
+    }
+}
