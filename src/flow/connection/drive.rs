@@ -24,7 +24,7 @@ const TURN: usize = 512;
 const MAX_WORDS: usize = 300;
 
 /// So long the closing handshake may take.
-const CLOSING: Duration = Duration::from_secs(2);
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// Connects, passes on what comes, and connects again, until it is stopped, its reader goes away, or there is no use in going on.
 ///

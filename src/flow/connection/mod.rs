@@ -1,4 +1,4 @@
-//! Keeps a source connected: what is known of the link ([`link`], told the moment), and the loop that waits on everything at once ([`drive`]).
+//! Keeps a source connected: what is known of the link (`link`, told the moment), and the loop that waits on everything at once (`drive`).
 //!
 //! A source says what to call and what a message means ([`Protocol`]); dialing, liveness, backoff, lifecycle records, buffering and stopping are the same for all.
 
@@ -83,7 +83,7 @@ pub const fn link_flags<A: AsMut<ConnectionArgs>>() -> [Flag<A>; 5] {
         },
         Flag {
             spec: "--timeout DURATION",
-            help: "how long the answer to a ping or a handshake may take, 10s by default. Without it the connection counts as lost",
+            help: "how long the answer to a ping or a handshake may take, 10s by default. After that the connection counts as lost",
             set: Set::Value(|a, v| store(&mut a.as_mut().timeout, v)),
         },
         Flag {

@@ -245,6 +245,11 @@ impl Peer {
         }
     }
 
+    /// Ends the connection; what was read of it stays.
+    pub fn hang_up(&self) {
+        let _ = self.tcp.shutdown(Shutdown::Both);
+    }
+
     /// Ends the connection with a reset, as a crash or a middlebox does.
     pub fn reset(self) {
         rustix::net::sockopt::set_socket_linger(&self.tcp, Some(Duration::ZERO)).expect("a socket can linger");
