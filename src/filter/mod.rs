@@ -1,3 +1,4 @@
 //! The filters: what becomes of a line.
 
+pub mod enrich;
 pub mod select;
