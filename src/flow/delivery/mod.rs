@@ -183,7 +183,7 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
         let key = batch[0].key.clone();
         let (outcomes, status, asked) = match answer {
             Ok(response) => {
-                let outcomes = self.destination.outcomes(batch.len(), response);
+                let outcomes = self.destination.outcomes(batch.len(), &without_secret(&self.destination, response));
                 (outcomes, Some(response.status), asked(response, now))
             }
             Err(error) => (vec![self.unreachable(error); batch.len()], None, None),
@@ -200,11 +200,9 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
                     self.settle(&item, status_word, status, None, now, lines);
                 }
                 Outcome::Rejected { reason } => {
-                    let reason = self.destination.redact(&reason);
                     self.settle(&item, Status::Dead, status, Some(&reason), now, lines);
                 }
                 Outcome::TooLarge { reason } if count == 1 && item.form == Form::Reduced => {
-                    let reason = self.destination.redact(&reason);
                     self.settle(&item, Status::Dead, status, Some(&reason), now, lines);
                 }
                 Outcome::TooLarge { .. } => {
@@ -222,7 +220,6 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
                 Outcome::Retry { reason, throttled: false } => {
                     let since = item.failing_since.unwrap_or(now.at);
                     if now.at.saturating_duration_since(since) >= self.give_up {
-                        let reason = self.destination.redact(&reason);
                         let reason = format!("given up after {}: {reason}", show_duration(self.give_up));
                         self.settle(&item, Status::Dead, status, Some(&reason), now, lines);
                     } else {
@@ -242,7 +239,7 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
                 }
                 self.recovered();
             }
-            Some((reason, setback)) => self.hold_up(&key, &self.destination.redact(&reason), setback, asked, now),
+            Some((reason, setback)) => self.hold_up(&key, &reason, setback, asked, now),
         }
         self.queue.end(&key, count, again);
     }
@@ -340,6 +337,11 @@ enum Setback {
     Failed,
     Throttled,
     Refused,
+}
+
+/// The answer as it may be told: its words are free of the secret before anybody cuts or quotes them, since half a secret would not be found.
+fn without_secret<D: Destination>(destination: &D, answer: &Response) -> Response {
+    Response { body: destination.redact(&answer.text()).into_bytes(), ..answer.clone() }
 }
 
 /// The wait an answer asks for. A success asks for none, whatever its headers say.

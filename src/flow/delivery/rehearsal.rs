@@ -74,15 +74,15 @@ pub fn send_test<D: Destination>(destination: &D, transport: &dyn Transport, wor
     let answer = transport.send(&request);
     let answer =
         answer.map_err(|error| Failure::failed(format!("{address}: {}", destination.redact(error.reason()))))?;
-    match destination.outcomes(1, &answer).remove(0) {
+    match destination.outcomes(1, &super::without_secret(destination, &answer)).remove(0) {
         Outcome::Delivered => {
             world.diagnostics.info(&format!("{address}: the test message was taken ({})", answer.status));
             Ok(Exit::Success)
         }
-        Outcome::Refused { reason } => Err(Failure::refused(format!("{address}: {}", destination.redact(&reason)))),
-        Outcome::Retry { reason, .. } => Err(Failure::failed(format!("{address}: {}", destination.redact(&reason)))),
+        Outcome::Refused { reason } => Err(Failure::refused(format!("{address}: {reason}"))),
+        Outcome::Retry { reason, .. } => Err(Failure::failed(format!("{address}: {reason}"))),
         Outcome::Rejected { reason } | Outcome::TooLarge { reason } => {
-            world.diagnostics.error(&format!("{address}: {}", destination.redact(&reason)));
+            world.diagnostics.error(&format!("{address}: {reason}"));
             Ok(Exit::Incomplete)
         }
     }
