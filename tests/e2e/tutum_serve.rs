@@ -209,6 +209,8 @@ fn a_web_page_from_elsewhere_is_refused() {
     let refused = WebSocketClient::ask(port, "/v1/events", "Origin: http://evil.example\r\n").err().unwrap();
     assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
     assert_eq!(get(port, "/api/v1/service/", "Origin: http://evil.example\r\n").0, 403);
+    // What the first Go client sent, whatever it dialled.
+    WebSocketClient::connect(port, "/v1/events?token=x&user=y", "Origin: http://localhost\r\n");
     // What Python's websocket-client sends.
     WebSocketClient::connect(port, "/v1/events", "Origin: http://127.0.0.1\r\n");
 }

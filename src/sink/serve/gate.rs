@@ -42,10 +42,13 @@ impl Gate {
     /// Whether the request comes from no web page, or from one that was loaded from this very server.
     ///
     /// A browser sends `Origin` with every WebSocket, so a stranger's page cannot read a server on its reader's machine. Programs send none, or
-    /// (websocket-client for Python) the address they dial. While no credential is asked, that address must not be a name: a page can make its
-    /// own name point at 127.0.0.1.
+    /// (websocket-client for Python) the address they dial, or (go-tutum before 0.21) `http://localhost`, whatever they dial. While no credential
+    /// is asked, the address must not be a name: a page can make its own name point at 127.0.0.1.
     pub fn admits_origin(&self, head: &Head) -> bool {
-        let Some(origin) = head.header("origin") else { return true };
+        let Some(origin) = head.header("origin").map(|origin| origin.trim_end_matches('/')) else { return true };
+        if origin == "http://localhost" {
+            return true;
+        }
         let Some((_, authority)) = origin.split_once("://") else { return false };
         let same = head.header("host").is_some_and(|host| without_port_80(host) == without_port_80(authority));
         same && (!matches!(self, Gate::Loopback) || is_no_name(authority))
@@ -186,6 +189,7 @@ mod tests {
             ("http://LOCALHOST:8765", "localhost:8765"),
             ("http://[::1]:8765", "[::1]:8765"),
             ("http://127.0.0.1", "127.0.0.1:80"),
+            ("http://localhost", "127.0.0.1:8765"),
         ] {
             assert!(ask(&Gate::Loopback, origin, host), "{origin}");
         }
