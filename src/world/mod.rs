@@ -5,6 +5,7 @@ pub mod credentials;
 pub mod diagnostics;
 pub mod http;
 pub mod signals;
+pub mod spool;
 pub mod streams;
 pub mod tls;
 pub mod unix;
