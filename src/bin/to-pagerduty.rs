@@ -88,7 +88,7 @@ The dedup key is the object's resource_uri, for an action that of the object it 
                 },
                 Flag {
                     spec: "--state FILE",
-                    help: "remember the keys of open alerts in FILE across restarts",
+                    help: "remember the keys of open alerts in FILE across restarts. With --spool they are kept there by default",
                     set: Set::Value(|a, v| store(&mut a.pagerduty.state, v)),
                 },
                 Flag {
@@ -150,6 +150,7 @@ The dedup key is the object's resource_uri, for an action that of the object it 
             ],
         },
         Section { title: "Delivery", flags: &args::flags() },
+        Section { title: "Spool", flags: &args::spool_flags() },
         Section { title: "Input", flags: &pump::flags() },
         Section { title: "Network", flags: &tls::flags() },
     ],
@@ -165,7 +166,7 @@ The dedup key is the object's resource_uri, for an action that of the object it 
 
 fn main() -> ExitCode {
     PROGRAM.main(|args, world| {
-        let pagerduty = args.pagerduty;
+        let pagerduty = PagerDutyArgs { spool: args.sink.delivery.spool.clone(), ..args.pagerduty };
         run(|rehearsal, world| PagerDuty::new(pagerduty, rehearsal, &world.diagnostics), &args.sink, world)
     })
 }

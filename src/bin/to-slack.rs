@@ -97,6 +97,7 @@ A TEMPLATE is Jinja over the record: {{ type }}, {{ resource.name }}, {{ receive
             ],
         },
         Section { title: "Delivery", flags: &args::flags() },
+        Section { title: "Spool", flags: &args::spool_flags() },
         Section { title: "Input", flags: &pump::flags() },
         Section { title: "Network", flags: &tls::flags() },
     ],

@@ -114,11 +114,15 @@ enum Turn {
 
 impl<'w> Pump<'w> {
     fn new(world: &'w mut World, args: &PumpArgs) -> Result<Pump<'w>, Failure> {
+        let mut input = LineBuffer::new(args.max_line);
+        if world.input.is_closed() {
+            input.finish();
+        }
         Ok(Pump {
             faults: Faults { rejects: open_rejects(args)?, count: 0 },
+            open: !world.input.is_closed(),
             world,
-            input: LineBuffer::new(args.max_line),
-            open: true,
+            input,
             lines: Lines::default(),
             taken: 0,
             drain: args.drain,

@@ -155,6 +155,19 @@ impl Lines {
         self.count += 1;
     }
 
+    /// Adds the lines of another, which is empty afterwards and keeps its room.
+    pub fn append(&mut self, other: &mut Lines) {
+        self.bytes.extend_from_slice(other.pending());
+        self.count += other.count;
+        other.discard();
+    }
+
+    /// Forgets everything, the count too.
+    pub fn discard(&mut self) {
+        self.bytes.clear();
+        (self.written, self.count) = (0, 0);
+    }
+
     /// How many lines were ever added.
     pub fn count(&self) -> u64 {
         self.count

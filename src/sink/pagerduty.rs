@@ -104,6 +104,8 @@ pub struct PagerDutyArgs {
     pub resolve_unknown: bool,
     /// Where the keys of open alerts are kept across restarts.
     pub state: Option<PathBuf>,
+    /// The spool's directory, which keeps them if nothing else was said.
+    pub spool: Option<PathBuf>,
 }
 
 /// The destination.
@@ -157,7 +159,14 @@ impl PagerDuty {
         };
         let dedup_key = compile("--dedup-key", &args.dedup_key)?;
         let summary = compile("--summary", &args.summary)?;
-        let open = OpenAlerts::load(if rehearsal { None } else { args.state.clone() }).map_err(Failure::usage)?;
+        if let Some(parent) =
+            args.state.as_ref().and_then(|file| file.parent()).filter(|parent| !parent.as_os_str().is_empty())
+            && !parent.is_dir()
+        {
+            return Err(Failure::usage(format!("--state: {}: no such directory", parent.display())));
+        }
+        let state = args.state.clone().or_else(|| args.spool.as_ref().map(|spool| spool.join("alerts.json")));
+        let open = OpenAlerts::load(state.filter(|_| !rehearsal)).map_err(Failure::usage)?;
         Ok(PagerDuty { source, key, address, dedup_key, summary, open, args, diagnostics: diagnostics.clone() })
     }
 
@@ -501,10 +510,7 @@ impl OpenAlerts {
                 Err(error) => return Err(format!("--state: {}: {error}", path.display())),
             }
         }
-        let alerts = OpenAlerts { file, open, closed: HashSet::new() };
-        // A file that cannot be written is told now, not when the first page is out.
-        alerts.save()?;
-        Ok(alerts)
+        Ok(OpenAlerts { file, open, closed: HashSet::new() })
     }
 
     fn needs_relief(&self, key: &str, resolve_unknown: bool) -> bool {
@@ -755,6 +761,8 @@ mod tests {
         alerts.closed("a").unwrap();
         let alerts = OpenAlerts::load(file).unwrap();
         assert!(alerts.needs_relief("b", false) && !alerts.needs_relief("a", false) && alerts.needs_relief("a", true));
-        assert!(OpenAlerts::load(Some("/nonexistent/x".into())).is_err());
+        let args = PagerDutyArgs { state: Some("/nonexistent/x".into()), ..PagerDutyArgs::default() };
+        let failure = PagerDuty::new(args, true, &Diagnostics::memory("to-pagerduty")).err().unwrap();
+        assert_eq!(failure.message, "--state: /nonexistent: no such directory");
     }
 }

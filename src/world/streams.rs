@@ -7,12 +7,25 @@ use super::unix;
 use crate::model::line::Lines;
 
 /// Standard input.
-pub struct Input(());
+pub struct Input {
+    /// It is not to be read.
+    closed: bool,
+}
 
 impl Input {
     /// The real one.
     pub fn standard() -> Input {
-        Input(())
+        Input { closed: false }
+    }
+
+    /// Leaves it alone: the program has enough to do without.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Whether it is left alone.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Reads once; 0 is the end. Call it when a poll said there is something.

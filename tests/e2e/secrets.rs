@@ -35,7 +35,10 @@ fn assert_silent(name: &str, command: Command, scratch: &Scratch, server: Option
         running.signal("TERM");
     }
     let finished = running.finish();
-    let all = format!("{}{}{}", finished.stdout, finished.stderr, scratch.read("dead"));
+    let spooled = std::fs::read_dir(scratch.path("spool")).into_iter().flatten().flatten();
+    let spooled: String =
+        spooled.map(|file| String::from_utf8_lossy(&std::fs::read(file.path()).unwrap()).into_owned()).collect();
+    let all = format!("{}{}{}{spooled}", finished.stdout, finished.stderr, scratch.read("dead"));
     for spelling in spellings() {
         assert!(!all.contains(&spelling), "{name} printed {spelling}:\n{all}");
     }
@@ -50,6 +53,8 @@ fn no_program_prints_a_secret_even_if_a_server_echoes_it() {
         let token = scratch.write("token", format!("{TOKEN}\n"));
         let webhook = scratch.write("webhook", server.url(&format!("/services/T0/{TOKEN}")));
         let (token, webhook) = (token.to_str().unwrap(), webhook.to_str().unwrap());
+        let spool = scratch.path("spool");
+        let spool = spool.to_str().unwrap();
         let dead = scratch.path("dead");
         let dead = ["--dead-letters", dead.to_str().unwrap()];
         let sink = ["-v", "--receipts", "--stats", "--give-up", "0s", "--drain", "1s"];
@@ -57,7 +62,7 @@ fn no_program_prints_a_secret_even_if_a_server_echoes_it() {
 
         let places: [Place; 9] = [
             ("to-slack", [&sink[..], &dead].concat(), vec![("SLACK_URL", "")]),
-            ("to-slack", [&sink[..], &dead, &["--webhook-file", webhook]].concat(), vec![]),
+            ("to-slack", [&sink[..], &dead, &["--spool", spool, "--webhook-file", webhook]].concat(), vec![]),
             ("to-pagerduty", [&sink[..], &dead].concat(), vec![("PAGERDUTY_KEY", TOKEN)]),
             ("to-pagerduty", [&sink[..], &dead, &["--api", "v1", "--key-file", token]].concat(), vec![]),
             ("tutum-stream", vec!["-v", "--no-reconnect", "--url", &stream], vec![("TUTUM_AUTH", &header)]),

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::table::{Flag, Set, store};
+use crate::cli::table::{Flag, Set, store, store_size};
 use crate::model::exit::Failure;
 use crate::model::quantity::Rate;
 
@@ -27,6 +27,20 @@ pub struct DeliveryArgs {
     pub dry_run: bool,
     /// Send one message and end.
     pub send_test: bool,
+    /// Where accepted records wait on disk.
+    pub spool: Option<PathBuf>,
+    /// How large it may be, in bytes.
+    pub spool_size: u64,
+    /// Older records are not sent any more.
+    pub max_age: Option<Duration>,
+    /// Print what is in the spool.
+    pub list: bool,
+    /// Send the spool's dead letters again.
+    pub retry: bool,
+    /// Empty the spool.
+    pub purge: bool,
+    /// Do not ask.
+    pub yes: bool,
 }
 
 impl Default for DeliveryArgs {
@@ -40,6 +54,13 @@ impl Default for DeliveryArgs {
             rate: None,
             dry_run: false,
             send_test: false,
+            spool: None,
+            spool_size: 1 << 30,
+            max_age: None,
+            list: false,
+            retry: false,
+            purge: false,
+            yes: false,
         }
     }
 }
@@ -54,6 +75,43 @@ impl DeliveryArgs {
         let opened = OpenOptions::new().append(true).create(true).open(path);
         opened.map(Some).map_err(|error| Failure::usage(format!("--dead-letters: {}: {error}", path.display())))
     }
+}
+
+/// The rows about the spool.
+pub const fn spool_flags<A: AsMut<DeliveryArgs>>() -> [Flag<A>; 7] {
+    [
+        Flag {
+            spec: "--spool DIR",
+            help: "keep records on disk in DIR from the moment they are accepted until they are settled. What a crash or a stop leaves is sent by the next run, in order. One run at a time uses it",
+            set: Set::Value(|a, v| store(&mut a.as_mut().spool, v)),
+        },
+        Flag {
+            spec: "--spool-size SIZE",
+            help: "how large the spool may grow, 1GiB by default. A full one stops the reading of standard input and loses nothing",
+            set: Set::Value(|a, v| store_size(&mut a.as_mut().spool_size, v)),
+        },
+        Flag {
+            spec: "--max-age DURATION",
+            help: "make a record that waited longer a dead letter instead of sending it. What resolves an alert is sent at any age",
+            set: Set::Value(|a, v| store(&mut a.as_mut().max_age, v)),
+        },
+        Flag {
+            spec: "--list",
+            help: "print what waits in the spool and its dead letters, one JSON object a line, and end. Works beside a run",
+            set: Set::Switch(|a| a.as_mut().list = true),
+        },
+        Flag {
+            spec: "--retry",
+            help: "send the spool's dead letters again, with all that waits in it, and end. Standard input is not read",
+            set: Set::Switch(|a| a.as_mut().retry = true),
+        },
+        Flag {
+            spec: "--purge",
+            help: "remove everything that waits in the spool and its dead letters. Asks first",
+            set: Set::Switch(|a| a.as_mut().purge = true),
+        },
+        Flag { spec: "--yes", help: "do not ask before --purge", set: Set::Switch(|a| a.as_mut().yes = true) },
+    ]
 }
 
 /// The rows.

@@ -50,12 +50,13 @@ pub struct Settlement<'r> {
 }
 
 impl Settlement<'_> {
-    /// The receipt of the record with number `seq` on this input, settled `ms` milliseconds after it was accepted.
-    pub fn receipt(&self, seq: u64, ms: u128) -> String {
+    /// The receipt of the record with number `seq` on this input (none if an earlier run accepted it), settled `ms` milliseconds after it was accepted.
+    pub fn receipt(&self, seq: Option<u64>, ms: u128) -> String {
         format!(
-            r#"{{"type":"receipt","sink":"{}","status":"{}","seq":{seq},"attempts":{}{}{},"ms":{ms},"event":{}}}"#,
+            r#"{{"type":"receipt","sink":"{}","status":"{}"{},"attempts":{}{}{},"ms":{ms},"event":{}}}"#,
             self.sink,
             self.status.word(),
+            seq.map(|seq| format!(r#","seq":{seq}"#)).unwrap_or_default(),
             self.attempts,
             self.http_status.map(|status| format!(r#","http_status":{status}"#)).unwrap_or_default(),
             self.reason.map(|reason| format!(r#","reason":{}"#, quote(reason))).unwrap_or_default(),
@@ -119,7 +120,7 @@ mod tests {
             reason: Some("no_service"),
             event,
         };
-        let receipt = settlement.receipt(7, 41);
+        let receipt = settlement.receipt(Some(7), 41);
         assert_eq!(
             receipt,
             r#"{"type":"receipt","sink":"slack","status":"dead","seq":7,"attempts":2,"http_status":404,"reason":"no_service","ms":41,"event":{ "type":"node","n":1.10 }}"#

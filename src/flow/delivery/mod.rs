@@ -7,6 +7,7 @@ pub mod pace;
 pub mod queue;
 pub mod rehearsal;
 pub mod run;
+pub mod store;
 pub mod workers;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use destination::{Destination, Form, Letter, Outcome, Pacing, Plan, Role};
 use envelope::{Settlement, Status};
 use pace::Pace;
 use queue::{Item, Queue};
+use store::Store;
 use workers::{Answer, Courier, Workers};
 
 use super::accounts::Accounts;
@@ -43,11 +45,16 @@ pub struct Delivery<D, C = Workers> {
     batches: HashMap<u64, Vec<Item>>,
     batch_number: u64,
     limit: usize,
+    store: Option<Store>,
     give_up: Duration,
+    max_age: Option<Duration>,
     receipts: bool,
     dead_letters: Option<File>,
     diagnostics: Diagnostics,
+    /// Records taken from this input.
     seq: u64,
+    /// Records that the spool refused to take.
+    unaccepted: u64,
     settled: [u64; 5],
     ending: bool,
     abandoned: bool,
@@ -62,7 +69,7 @@ impl<D: Destination> Delivery<D> {
     /// Delivers to `destination` by `transport`, on threads of its own.
     ///
     /// # Errors
-    /// The dead letters cannot be opened: wrong configuration.
+    /// The dead letters cannot be opened: wrong configuration. The spool is in use or its disk fails.
     pub fn new(
         destination: D,
         transport: Arc<dyn Transport>,
@@ -70,7 +77,7 @@ impl<D: Destination> Delivery<D> {
         world: &World,
     ) -> Result<Delivery<D>, Failure> {
         let courier = Workers::start(destination.pacing().concurrency, transport, &world.wake);
-        Delivery::by(courier, destination, args, &world.diagnostics)
+        Delivery::by(courier, destination, args, &world.diagnostics, world.clock.now())
     }
 }
 
@@ -84,6 +91,7 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
         destination: D,
         args: &DeliveryArgs,
         diagnostics: &Diagnostics,
+        now: Moment,
     ) -> Result<Delivery<D, C>, Failure> {
         let mut pacing = destination.pacing();
         pacing.rate = args.rate.or(pacing.rate);
@@ -96,11 +104,14 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
             batches: HashMap::new(),
             batch_number: 0,
             limit: args.queue.max(1),
+            store: Store::open(args, now.utc)?,
             give_up: args.give_up,
+            max_age: args.max_age,
             receipts: args.receipts,
             dead_letters: args.open_dead_letters()?,
             diagnostics: diagnostics.clone(),
             seq: 0,
+            unaccepted: 0,
             settled: [0; 5],
             ending: false,
             abandoned: false,
@@ -109,22 +120,36 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
         })
     }
 
-    fn admit(&mut self, event: &Event<'_>, now: Moment, lines: &mut Lines) {
+    /// Accepts a record of this input.
+    fn accept(&mut self, event: &Event<'_>, now: Moment, lines: &mut Lines) {
         self.seq += 1;
-        let plan = self.destination.plan(event);
-        let (key, role, urgent) = match plan {
+        let seq = self.seq;
+        let item = new_item(seq, Some(seq), event.text, now);
+        let Some(store) = &mut self.store else { return self.admit(item, event, now, lines) };
+        // What is not for this destination needs no place on disk.
+        if let Plan::Skip { reason } = self.destination.plan(event) {
+            return self.settle(&Item { place: 0, ..item }, Status::Skipped, None, Some(reason), now, lines);
+        }
+        if let Err(failure) = store.append(seq, event.text, now.utc) {
+            self.unaccepted += 1;
+            self.failure.get_or_insert(failure);
+        }
+    }
+
+    /// Lets an accepted record into the queue, or settles it at once.
+    fn admit(&mut self, mut item: Item, event: &Event<'_>, now: Moment, lines: &mut Lines) {
+        let (key, role, urgent) = match self.destination.plan(event) {
             Plan::Send { key, role, urgent } => (key, role, urgent),
-            Plan::Skip { reason } => {
-                let item = self.item(String::new(), event, now);
-                return self.settle(&item, Status::Skipped, None, Some(reason), now, lines);
-            }
+            Plan::Skip { reason } => return self.settle(&item, Status::Skipped, None, Some(reason), now, lines),
         };
-        let mut item = self.item(key, event, now);
-        item.urgent = urgent;
+        (item.key, item.urgent) = (key, urgent);
         match role {
             Role::Plain => {}
-            Role::Held(duration) => item.held_until = (!duration.is_zero()).then(|| now.at + duration),
+            Role::Held(duration) => {
+                item.held_until = Some(item.accepted.at + duration).filter(|until| *until > now.at && !self.ending);
+            }
             Role::Relief { .. } | Role::Calm => {
+                item.perishable = false;
                 for held in self.queue.take_held(&item.key) {
                     self.settle(&held, Status::Skipped, None, Some("relieved before it was sent"), now, lines);
                 }
@@ -137,27 +162,48 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
         self.queue.push(item);
     }
 
-    fn item(&self, key: String, event: &Event<'_>, now: Moment) -> Item {
-        Item {
-            seq: self.seq,
-            key,
-            text: event.text.to_owned(),
-            accepted: now,
-            urgent: false,
-            held_until: None,
-            attempts: 0,
-            failing_since: None,
-            form: Form::Full,
+    /// Fills the queue from the spool, as far as memory is meant for it.
+    fn refill(&mut self, now: Moment, lines: &mut Lines) -> Result<(), Failure> {
+        while self.queue.len() < self.limit {
+            let Some(store) = &mut self.store else { return Ok(()) };
+            let Some((record, seq)) = store.hand_out()? else { return Ok(()) };
+            // A record of an earlier run is as old as the calendar says; one from the future is new.
+            let age = now.utc.since(record.accepted);
+            let at = now.at.checked_sub(age).unwrap_or(now.at);
+            let item = new_item(record.id, seq, &record.text, Moment { at, utc: record.accepted });
+            self.admit(item, &Event::parse(record.text.as_bytes()).unwrap_or_default(), now, lines);
         }
+        Ok(())
+    }
+
+    /// Settles those of a batch that are too old to be sent, and gives the others.
+    fn without_expired(&mut self, batch: Vec<Item>, now: Moment, lines: &mut Lines) -> Vec<Item> {
+        let Some(max_age) = self.max_age else { return batch };
+        let old = |item: &Item| item.perishable && now.at.saturating_duration_since(item.accepted.at) > max_age;
+        let (expired, rest): (Vec<Item>, Vec<Item>) = batch.into_iter().partition(old);
+        for item in &expired {
+            let reason = format!("older than {} (--max-age)", show_duration(max_age));
+            self.settle(item, Status::Dead, None, Some(&reason), now, lines);
+        }
+        self.queue.lessen(expired.len());
+        if rest.is_empty()
+            && let Some(item) = expired.first()
+        {
+            self.queue.end(&item.key, 0, Vec::new());
+        }
+        rest
     }
 
     /// Starts whatever may go now.
     fn start_batches(&mut self, now: Moment, lines: &mut Lines) {
         let batching = self.destination.batching();
         while self.queue.requests() < self.pacing.concurrency && self.failure.is_none() {
-            let Some(batch) = self.queue.start(now.at, &batching, self.pace.tokens(now.at), self.ending) else {
-                return;
-            };
+            let tokens = self.pace.tokens(now.at);
+            let Some(batch) = self.queue.start(now.at, &batching, tokens, self.ending) else { return };
+            let batch = self.without_expired(batch, now, lines);
+            if batch.is_empty() {
+                continue;
+            }
             let letters: Vec<Letter<'_>> = batch.iter().map(Item::letter).collect();
             match self.destination.request(&letters, batch[0].form) {
                 Ok(request) => {
@@ -296,11 +342,16 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
         self.settled[status as usize] += 1;
         let sink = self.destination.name();
         let settlement = Settlement { sink, status, attempts: item.attempts, http_status, reason, event: &item.text };
-        if status == Status::Dead {
-            self.bury(&settlement, item, now);
-        }
         if matches!(status, Status::Delivered | Status::Folded | Status::Dead) {
+            // Before the spool forgets the record: what the destination remembers of it must be safe first.
             self.destination.settled(item.letter(), status != Status::Dead);
+        }
+        match (&mut self.store, status) {
+            (_, Status::Dead) => self.bury(&settlement, item, now),
+            (Some(store), Status::Delivered | Status::Folded | Status::Skipped) if item.place > 0 => {
+                store.settle(item.place)
+            }
+            _ => {}
         }
         if self.receipts {
             let ms = now.at.saturating_duration_since(item.accepted.at).as_millis();
@@ -312,22 +363,53 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
     fn bury(&mut self, settlement: &Settlement<'_>, item: &Item, now: Moment) {
         let name = envelope::name(&item.letter().event());
         let reason = settlement.reason.unwrap_or_default();
-        let mut line = settlement.dead_letter(now.utc).into_bytes();
-        line.push(b'\n');
-        match &mut self.dead_letters {
-            None => self.diagnostics.error(&format!("{name}: not delivered: {reason}")),
-            Some(file) => match file.write_all(&line) {
-                Ok(()) => self.diagnostics.warn(&format!("{name}: became a dead letter: {reason}")),
-                Err(error) => {
-                    self.diagnostics.error(&format!("{name}: not delivered: {reason}; and --dead-letters: {error}"));
-                    self.failure = Some(Failure::failed(format!("--dead-letters: {error}")));
-                }
-            },
+        let letter = settlement.dead_letter(now.utc);
+        let kept = match &mut self.dead_letters {
+            None => Ok(()),
+            Some(file) => {
+                file.write_all(format!("{letter}\n").as_bytes()).map_err(|error| format!("--dead-letters: {error}"))
+            }
+        };
+        let spooled = match &mut self.store {
+            None => Ok(()),
+            Some(store) => store.bury(item.place, &letter).map_err(|failure| failure.message),
+        };
+        if let Err(error) = kept.and(spooled) {
+            self.diagnostics.error(&format!("{name}: not delivered: {reason}; and {error}"));
+            self.failure.get_or_insert(Failure::failed(error));
+        } else if self.dead_letters.is_some() || self.store.is_some() {
+            self.diagnostics.warn(&format!("{name}: became a dead letter: {reason}"));
+        } else {
+            self.diagnostics.error(&format!("{name}: not delivered: {reason}"));
+        }
+    }
+
+    /// Writes what the spool has in memory, and tells what the operator should know.
+    fn flush_store(&mut self) {
+        let idle = self.abandoned || self.queue.is_empty();
+        for notice in self.store.as_mut().map(|store| store.flush(idle)).unwrap_or_default() {
+            self.diagnostics.warn(&format!("--spool: {notice}"));
         }
     }
 
     fn count(&self, status: Status) -> u64 {
         self.settled[status as usize]
+    }
+}
+
+fn new_item(place: u64, seq: Option<u64>, text: &str, accepted: Moment) -> Item {
+    Item {
+        place,
+        seq,
+        key: String::new(),
+        text: text.to_owned(),
+        accepted,
+        urgent: false,
+        perishable: true,
+        held_until: None,
+        attempts: 0,
+        failing_since: None,
+        form: Form::Full,
     }
 }
 
@@ -359,20 +441,25 @@ fn names(batch: &[Item]) -> String {
 
 impl<D: Destination, C: Courier> Stage for Delivery<D, C> {
     fn take(&mut self, event: &Event<'_>, now: Moment, lines: &mut Lines) {
-        let subject = envelope::subject(event);
+        let (subject, unaccepted) = (envelope::subject(event), self.unaccepted);
         if subject.len() == event.text.len() {
-            self.admit(event, now, lines);
+            self.accept(event, now, lines);
         } else {
             // It was checked with the record around it.
-            self.admit(&Event::parse(subject.as_bytes()).unwrap_or_default(), now, lines);
+            self.accept(&Event::parse(subject.as_bytes()).unwrap_or_default(), now, lines);
         }
-        if !self.receipts {
+        if !self.receipts && unaccepted == self.unaccepted {
+            let lines = self.store.as_mut().map_or(lines, Store::lines);
             lines.push(event.text.as_bytes());
         }
     }
 
     fn ready(&self) -> bool {
-        self.queue.len() < self.limit
+        match &self.store {
+            _ if self.failure.is_some() => false,
+            None => self.queue.len() < self.limit,
+            Some(store) => !store.is_full(),
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -384,12 +471,19 @@ impl<D: Destination, C: Courier> Stage for Delivery<D, C> {
     }
 
     fn wake(&mut self, now: Moment, lines: &mut Lines) -> Result<(), Failure> {
+        if let Some(store) = &mut self.store {
+            store.commit(lines)?;
+        }
         while let Some((number, answer)) = self.courier.answer() {
             if let Some(batch) = self.batches.remove(&number) {
                 self.judge(batch, &answer, now, lines);
             }
         }
+        self.refill(now, lines)?;
+        // Before the next of a key goes out, its predecessor's end is on disk: a crash in between must not send the two in the wrong order.
+        self.flush_store();
         self.start_batches(now, lines);
+        self.flush_store();
         self.failure.clone().map_or(Ok(()), Err)
     }
 
@@ -400,7 +494,7 @@ impl<D: Destination, C: Courier> Stage for Delivery<D, C> {
     }
 
     fn busy(&self) -> bool {
-        !self.queue.is_empty()
+        !self.abandoned && (!self.queue.is_empty() || self.store.as_ref().is_some_and(|store| store.waiting() > 0))
     }
 
     fn silent(&self) -> bool {
@@ -409,20 +503,38 @@ impl<D: Destination, C: Courier> Stage for Delivery<D, C> {
 
     fn abandon(&mut self, now: Moment, lines: &mut Lines) {
         self.abandoned = true;
+        if let Some(Err(failure)) = self.store.as_mut().map(|store| store.commit(lines)) {
+            self.failure.get_or_insert(failure);
+        }
         let mut left: Vec<Item> = std::mem::take(&mut self.batches).into_values().flatten().collect();
         let under_way = left.len();
         left.append(&mut self.queue.take_all());
-        left.sort_by_key(|item| item.seq);
+        left.sort_by_key(|item| item.place);
+        let (status, reason) = match (&self.store, &self.failure) {
+            (Some(_), _) => (Status::Spooled, "left for the next run".to_owned()),
+            (None, Some(failure)) => (Status::Dead, format!("not sent before the program ended: {}", failure.message)),
+            (None, None) => (Status::Dead, "not delivered before the time to drain was over".to_owned()),
+        };
         for item in &left {
-            let reason = match &self.failure {
-                Some(failure) => format!("not sent before the program ended: {}", failure.message),
-                None => "not delivered before the time to drain was over".to_owned(),
-            };
-            self.settle(item, Status::Dead, None, Some(&reason), now, lines);
+            self.settle(item, status, None, Some(&reason), now, lines);
         }
-        if !left.is_empty() {
+        let mut count = left.len() as u64;
+        // What memory had no room for; only its receipts need to be read from disk.
+        while self.receipts
+            && let Some(Ok(Some((record, seq)))) = self.store.as_mut().map(Store::hand_out)
+        {
+            let item = new_item(record.id, seq, &record.text, Moment { at: now.at, utc: record.accepted });
+            self.settle(&item, status, None, Some(&reason), now, lines);
+        }
+        self.flush_store();
+        if let Some(store) = &self.store {
+            count = store.waiting();
+            self.settled[Status::Spooled as usize] = count;
+        }
+        if count > 0 {
             let note = if under_way > 0 { format!(", {under_way} of them under way") } else { String::new() };
-            self.diagnostics.error(&format!("{}: {} records left over{note}", self.destination.address(), left.len()));
+            let fate = if status == Status::Spooled { "in the spool for the next run" } else { "given up" };
+            self.diagnostics.error(&format!("{}: {count} records left over{note}, {fate}", self.destination.address()));
         }
         self.queue = Queue::default();
     }
@@ -441,11 +553,17 @@ impl<D: Destination, C: Courier> Stage for Delivery<D, C> {
     fn accounts(&self) -> Accounts {
         let accounts =
             STATUSES.iter().fold(Accounts::default(), |sum, status| sum.with(status.word(), self.count(*status)));
-        accounts.with("waiting", self.queue.len() as u64)
+        match &self.store {
+            None => accounts.with("waiting", self.queue.len() as u64),
+            Some(store) => {
+                let waiting = if self.abandoned { 0 } else { store.waiting() };
+                accounts.with("waiting", waiting).with("recovered", store.recovered).with("unaccepted", self.unaccepted)
+            }
+        }
     }
 
     fn exit(&self) -> Exit {
-        if self.abandoned || self.count(Status::Dead) > 0 { Exit::Incomplete } else { Exit::Success }
+        if self.count(Status::Spooled) + self.count(Status::Dead) > 0 { Exit::Incomplete } else { Exit::Success }
     }
 }
 

@@ -10,8 +10,10 @@ use crate::model::time::Moment;
 /// A record on its way.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// Its number on this input.
-    pub seq: u64,
+    /// Its place in the order of acceptance.
+    pub place: u64,
+    /// Its number on this input; `None` if an earlier run accepted it.
+    pub seq: Option<u64>,
     /// Its key.
     pub key: String,
     /// The event's text.
@@ -20,6 +22,8 @@ pub struct Item {
     pub accepted: Moment,
     /// It goes before the others.
     pub urgent: bool,
+    /// It is not worth sending when it is old.
+    pub perishable: bool,
     /// Held until then, in case its relief comes.
     pub held_until: Option<Instant>,
     /// Requests that were made for it; throttled ones do not count.
@@ -108,7 +112,7 @@ impl Queue {
     /// Takes out everything that waits, in the order it came.
     pub fn take_all(&mut self) -> Vec<Item> {
         let mut all: Vec<Item> = self.lanes.values_mut().flat_map(|lane| lane.waiting.drain(..)).collect();
-        all.sort_by_key(|item| item.seq);
+        all.sort_by_key(|item| item.place);
         self.waiting -= all.len();
         all
     }
@@ -121,7 +125,7 @@ impl Queue {
             return None;
         }
         let due = self.lanes.iter().filter(|(_, lane)| lane.due(batching, ending).is_some_and(|at| at <= now));
-        let first = due.min_by_key(|(_, lane)| lane.waiting.front().map(|item| (!item.urgent, item.seq)));
+        let first = due.min_by_key(|(_, lane)| lane.waiting.front().map(|item| (!item.urgent, item.place)));
         let key = first.map(|(key, _)| key.clone())?;
         let lane = self.lanes.get_mut(&key)?;
         let most = lane.batch_size(batching, tokens, now);
@@ -137,6 +141,11 @@ impl Queue {
     pub fn next_due(&self, batching: &Batching, ending: bool) -> Option<Instant> {
         let earliest = self.lanes.values().filter_map(|lane| lane.due(batching, ending)).min()?;
         Some(self.paused_until.map_or(earliest, |until| until.max(earliest)))
+    }
+
+    /// So many records of a batch that was started are settled before it is sent.
+    pub fn lessen(&mut self, count: usize) {
+        self.under_way -= count;
     }
 
     /// Ends a batch: `again` are the records of it that go once more, in order, at the front of their lane.
@@ -238,11 +247,13 @@ mod tests {
 
     fn item(seq: u64, key: &str) -> Item {
         Item {
-            seq,
+            place: seq,
+            seq: Some(seq),
             key: key.to_owned(),
             text: format!("{{\"n\":{seq}}}"),
             accepted: start(),
             urgent: false,
+            perishable: true,
             held_until: None,
             attempts: 0,
             failing_since: None,
@@ -251,7 +262,7 @@ mod tests {
     }
 
     fn seqs(batch: &[Item]) -> Vec<u64> {
-        batch.iter().map(|item| item.seq).collect()
+        batch.iter().map(|item| item.place).collect()
     }
 
     #[test]

@@ -1,0 +1,146 @@
+//! Where accepted records wait before their turn: on disk if there is a spool, else nowhere but in the queue.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use super::args::DeliveryArgs;
+use crate::model::exit::Failure;
+use crate::model::line::Lines;
+use crate::model::time::Timestamp;
+use crate::world::spool::{Limits, Record, Spool};
+
+/// The spool, and what delivery must remember of it.
+pub struct Store {
+    spool: Spool,
+    /// Lines to be passed on once what was appended is safe.
+    unsafe_lines: Lines,
+    appended: bool,
+    settled: bool,
+    /// The numbers on this input of the records that were not handed out yet: runs of ids, each with its first number and length.
+    numbers: VecDeque<Run>,
+    /// Records of earlier runs that waited at the start.
+    pub recovered: u64,
+}
+
+/// Consecutive ids of records with consecutive numbers.
+struct Run {
+    id: u64,
+    seq: u64,
+    length: u64,
+}
+
+impl Store {
+    /// Opens the spool the user asked for.
+    ///
+    /// # Errors
+    /// It is in use, or the disk fails.
+    pub fn open(args: &DeliveryArgs, now: Timestamp) -> Result<Option<Store>, Failure> {
+        let Some(dir) = &args.spool else { return Ok(None) };
+        let spool = open_spool(dir, args, now)?;
+        let recovered = spool.counts().waiting;
+        Ok(Some(Store {
+            spool,
+            unsafe_lines: Lines::default(),
+            appended: false,
+            settled: false,
+            numbers: VecDeque::new(),
+            recovered,
+        }))
+    }
+
+    /// Writes a record, which is accepted at the next [`Store::commit`]; `line` is passed on then.
+    ///
+    /// # Errors
+    /// The disk is full or fails; the record is not accepted.
+    pub fn append(&mut self, seq: u64, text: &str, accepted: Timestamp) -> Result<(), Failure> {
+        let id = self.spool.append(text, accepted)?;
+        self.appended = true;
+        match self.numbers.back_mut() {
+            Some(run) if run.id + run.length == id && run.seq + run.length == seq => run.length += 1,
+            _ => self.numbers.push_back(Run { id, seq, length: 1 }),
+        }
+        Ok(())
+    }
+
+    /// The lines to be passed on when what was appended is safe.
+    pub fn lines(&mut self) -> &mut Lines {
+        &mut self.unsafe_lines
+    }
+
+    /// Makes everything appended safe, in one go, and passes its lines on.
+    ///
+    /// # Errors
+    /// The disk fails: what was appended is not accepted and not passed on.
+    pub fn commit(&mut self, lines: &mut Lines) -> Result<(), Failure> {
+        if self.appended {
+            self.appended = false;
+            if let Err(failure) = self.spool.sync() {
+                self.unsafe_lines.discard();
+                return Err(failure);
+            }
+            self.settled = false;
+        }
+        lines.append(&mut self.unsafe_lines);
+        Ok(())
+    }
+
+    /// The next record whose turn it is, with its number on this input.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn hand_out(&mut self) -> Result<Option<(Record, Option<u64>)>, Failure> {
+        let Some(record) = self.spool.next()? else { return Ok(None) };
+        while self.numbers.front().is_some_and(|run| run.id + run.length <= record.id) {
+            self.numbers.pop_front();
+        }
+        let number = self.numbers.front().filter(|run| run.id <= record.id).map(|run| run.seq + (record.id - run.id));
+        Ok(Some((record, number)))
+    }
+
+    /// A record came to its end.
+    pub fn settle(&mut self, id: u64) {
+        self.spool.settle(id);
+        self.settled = true;
+    }
+
+    /// A record became a dead letter.
+    ///
+    /// # Errors
+    /// The disk does not take it; the record still waits.
+    pub fn bury(&mut self, id: u64, letter: &str) -> Result<(), Failure> {
+        self.settled = true;
+        self.spool.bury(id, letter).map(drop)
+    }
+
+    /// Writes what is still in memory; with `idle`, when nothing else is to be done, makes settlements survive a power cut too. Gives what the
+    /// operator should know.
+    pub fn flush(&mut self, idle: bool) -> Vec<String> {
+        let flushed = if idle && self.settled {
+            self.settled = false;
+            self.spool.sync()
+        } else {
+            self.spool.flush()
+        };
+        let mut notices = self.spool.take_notices();
+        notices.extend(flushed.err().map(|failure| failure.message));
+        notices
+    }
+
+    /// Whether it takes no more.
+    pub fn is_full(&self) -> bool {
+        self.spool.is_full()
+    }
+
+    /// How many records are accepted and not settled.
+    pub fn waiting(&self) -> u64 {
+        self.spool.counts().waiting
+    }
+}
+
+/// Opens the spool itself.
+///
+/// # Errors
+/// It is in use, or the disk fails.
+pub fn open_spool(dir: &Path, args: &DeliveryArgs, now: Timestamp) -> Result<Spool, Failure> {
+    Spool::open(dir, Limits::of(args.spool_size), now)
+}
