@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::gate::Gate;
 use super::hub::{Client, Hub, Next, Place};
-use super::routes::{AuthFailure, Reply, Route, Wish, route};
+use super::routes::{AuthFailure, Reply, Route, route};
 use super::store::Store;
 use crate::world::tls::ServerTls;
 use crate::world::unix::{self, Interest};
@@ -168,9 +168,16 @@ impl Connection {
             }
             Route::Stream(upgrade, wish) => {
                 self.detail(&format!("{shown}: connected"));
+                // Before it can know that it is connected, so that nothing read after that is missing.
+                let client = match house.hub.join(wish) {
+                    Ok(client) => client,
+                    Err(error) => return house.diagnostics.warn(&format!("{}: {error}", self.peer)),
+                };
                 if self.send(&mut link, upgrade.as_bytes()) {
-                    self.stream(Peer::new(link, rest), wish);
+                    self.stream(Peer::new(link, rest), &client);
                     self.detail("disconnected");
+                } else {
+                    house.hub.leave(&client);
                 }
             }
         }
@@ -291,15 +298,11 @@ impl Connection {
     }
 
     /// Serves a client of the stream until it goes, falls behind, or the end comes.
-    fn stream(&self, mut peer: Peer, wish: Wish) {
+    fn stream(&self, mut peer: Peer, client: &Arc<Client>) {
         let hub = &self.house.hub;
-        let client = match hub.join(wish) {
-            Ok(client) => client,
-            Err(error) => return self.house.diagnostics.warn(&format!("{}: {error}", self.peer)),
-        };
         peer.write(&Text::new(r#"{"type":"auth"}"#));
-        let farewell = self.serve(&mut peer, &client);
-        hub.leave(&client);
+        let farewell = self.serve(&mut peer, client);
+        hub.leave(client);
         if let Some((close, reason)) = farewell {
             peer.close(close, reason);
             self.see_off(peer, if close == Close::Again { CUT_OFF_TIME } else { CLOSE_TIME });
