@@ -239,7 +239,7 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
         let mut again = Vec::new();
         let mut setback = None;
         for (item, outcome) in batch.into_iter().zip(outcomes) {
-            let item = Item { attempts: item.attempts + 1, ..item };
+            let item = Item { attempts: item.attempts + 1, answered: status, ..item };
             match outcome {
                 Outcome::Delivered => {
                     let status_word = if folded { Status::Folded } else { Status::Delivered };
@@ -255,8 +255,7 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
                     again.push(if count == 1 { Item { form: Form::Reduced, ..item } } else { item });
                 }
                 Outcome::Refused { reason } => {
-                    // Not this record's fault, so not an attempt of it.
-                    again.push(Item { attempts: item.attempts - 1, ..item });
+                    again.push(item);
                     setback = Some((reason, Setback::Refused));
                 }
                 Outcome::Retry { reason, throttled: true } => {
@@ -408,6 +407,7 @@ fn new_item(place: u64, seq: Option<u64>, text: &str, accepted: Moment) -> Item 
         perishable: true,
         held_until: None,
         attempts: 0,
+        answered: None,
         failing_since: None,
         form: Form::Full,
     }
@@ -508,6 +508,8 @@ impl<D: Destination, C: Courier> Stage for Delivery<D, C> {
         }
         let mut left: Vec<Item> = std::mem::take(&mut self.batches).into_values().flatten().collect();
         let under_way = left.len();
+        // What was sent and not answered may well have arrived.
+        left.iter_mut().for_each(|item| item.attempts += 1);
         left.append(&mut self.queue.take_all());
         left.sort_by_key(|item| item.place);
         let (status, reason) = match (&self.store, &self.failure) {
@@ -516,7 +518,7 @@ impl<D: Destination, C: Courier> Stage for Delivery<D, C> {
             (None, None) => (Status::Dead, "not delivered before the time to drain was over".to_owned()),
         };
         for item in &left {
-            self.settle(item, status, None, Some(&reason), now, lines);
+            self.settle(item, status, item.answered, Some(&reason), now, lines);
         }
         let mut count = left.len() as u64;
         // What memory had no room for; only its receipts need to be read from disk.

@@ -28,6 +28,8 @@ pub struct Item {
     pub held_until: Option<Instant>,
     /// Requests that were made for it; throttled ones do not count.
     pub attempts: u32,
+    /// The last answer's status.
+    pub answered: Option<u16>,
     /// Since when it has had nothing but failures; throttled time does not count.
     pub failing_since: Option<Instant>,
     /// How much of a request is wanted.
@@ -256,6 +258,7 @@ mod tests {
             perishable: true,
             held_until: None,
             attempts: 0,
+            answered: None,
             failing_since: None,
             form: Form::Full,
         }

@@ -357,7 +357,8 @@ fn refused_credentials_end_it_unless_the_secret_is_another_by_now() {
     assert_eq!((failure.exit, bench.sent().as_str()), (Exit::Refused, "1 1 2"));
     let now = bench.now;
     bench.delivery.abandon(now, &mut bench.lines);
-    assert_eq!(bench.receipts(), "1:delivered:1 2:dead:0");
+    assert_eq!(bench.receipts(), "1:delivered:2 2:dead:1");
+    assert!(bench.lines.text().contains(r#""status":"dead","seq":2,"attempts":1,"http_status":401"#));
     assert!(bench.lines.text().contains("not sent before the program ended"));
 }
 
@@ -367,7 +368,7 @@ fn what_is_left_when_the_time_to_drain_is_over_is_dead_and_counted() {
     bench.take(&["a:1", "a:2", "b:3"]).settle().unwrap();
     let now = bench.now;
     bench.delivery.abandon(now, &mut bench.lines);
-    assert_eq!(bench.receipts(), "3:delivered:1 1:dead:0 2:dead:0");
+    assert_eq!(bench.receipts(), "3:delivered:1 1:dead:1 2:dead:0");
     assert!(bench.diagnostics.said().contains("2 records left over, 1 of them under way"));
     assert!(!bench.delivery.busy());
     let accounts = bench.delivery.accounts();
