@@ -284,21 +284,38 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
                 }
                 self.recovered();
             }
-            Some((reason, setback)) => self.hold_up(&key, &reason, setback, asked, now),
+            Some((reason, setback)) => {
+                let most = self.patience(again.first(), now);
+                self.hold_up(&key, &reason, setback, asked, most, now);
+            }
         }
         self.queue.end(&key, count, again);
+    }
+
+    /// How much longer a record may go on failing; one that was never tried has all of its time.
+    fn patience(&self, item: Option<&Item>, now: Moment) -> Duration {
+        let failing = item.and_then(|item| item.failing_since).map(|since| now.at.saturating_duration_since(since));
+        self.give_up.saturating_sub(failing.unwrap_or_default())
     }
 
     fn unreachable(&self, error: &TransportError) -> Outcome {
         Outcome::Retry { reason: self.destination.redact(error.reason()), throttled: false }
     }
 
-    fn hold_up(&mut self, key: &str, reason: &str, setback: Setback, asked: Option<Duration>, now: Moment) {
+    fn hold_up(
+        &mut self,
+        key: &str,
+        reason: &str,
+        setback: Setback,
+        asked: Option<Duration>,
+        most: Duration,
+        now: Moment,
+    ) {
         let random = Clock.random();
         let delay = match setback {
             Setback::Refused => return self.refused(reason),
             Setback::Throttled if !self.pacing.throttled_by_key => self.queue.pause(now.at, asked, random),
-            Setback::Throttled | Setback::Failed => self.queue.hold_up(key, now.at, asked, random),
+            Setback::Throttled | Setback::Failed => self.queue.hold_up(key, now.at, asked, random, most),
         };
         let trouble = format!("{}: {reason}", self.destination.address());
         let waiting = self.queue.len();

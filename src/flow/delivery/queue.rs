@@ -175,11 +175,18 @@ impl Queue {
         }
     }
 
-    /// The lane failed: it waits, and so long at least as the answer asked. Says how long.
-    pub fn hold_up(&mut self, key: &str, now: Instant, asked: Option<Duration>, random: f64) -> Duration {
+    /// The lane failed: it waits as long as the answer asked, else by the backoff, which is not to outlast `most`. Says how long.
+    pub fn hold_up(
+        &mut self,
+        key: &str,
+        now: Instant,
+        asked: Option<Duration>,
+        random: f64,
+        most: Duration,
+    ) -> Duration {
         let Some(lane) = self.lanes.get_mut(key) else { return Duration::ZERO };
         lane.setbacks += 1;
-        let delay = wait_for(asked, lane.setbacks, random);
+        let delay = wait_for(asked, lane.setbacks, random, most);
         lane.not_before = Some(now + delay);
         delay
     }
@@ -187,7 +194,7 @@ impl Queue {
     /// The whole destination is throttled. Says how long.
     pub fn pause(&mut self, now: Instant, asked: Option<Duration>, random: f64) -> Duration {
         self.pause_setbacks += 1;
-        let delay = wait_for(asked, self.pause_setbacks, random);
+        let delay = wait_for(asked, self.pause_setbacks, random, backoff::CEILING);
         self.paused_until = Some(now + delay);
         delay
     }
@@ -206,10 +213,10 @@ impl Queue {
 }
 
 /// What was asked for, else the backoff.
-fn wait_for(asked: Option<Duration>, setbacks: u32, random: f64) -> Duration {
+fn wait_for(asked: Option<Duration>, setbacks: u32, random: f64, most: Duration) -> Duration {
     // Jitter on what was asked: many senders were told the same second.
     asked.map_or_else(
-        || backoff::delay(setbacks, random),
+        || backoff::delay(setbacks, random).min(most.max(backoff::FLOOR)),
         |asked| asked.max(Duration::from_millis(100)) + Duration::from_millis(250).mul_f64(random),
     )
 }
@@ -279,7 +286,7 @@ mod tests {
         assert_eq!(seqs(&first), [1]);
         assert_eq!(seqs(&queue.start(now, &Batching::ONE, 9, false).unwrap()), [3]);
         assert!(queue.start(now, &Batching::ONE, 9, false).is_none(), "2 waits for 1");
-        let delay = queue.hold_up("a", now, None, 0.5);
+        let delay = queue.hold_up("a", now, None, 0.5, Duration::MAX);
         queue.end("a", 1, first);
         queue.end("b", 1, Vec::new());
         assert!(queue.start(now, &Batching::ONE, 9, false).is_none());

@@ -486,4 +486,12 @@ fn a_trigger_and_its_relief_survive_a_crash_between_them() {
     let mut second = Bench::spooled(&[], directory.path(), begun.after(Duration::from_secs(100)), |_| ());
     second.run(HOUR);
     assert_eq!(second.sent(), "1 2");
+#[test]
+fn the_backoff_of_one_record_does_not_outlast_the_time_to_give_up_the_next() {
+    let acts: Vec<Act> = std::iter::repeat_n(Act::Answer(500), 1000).collect();
+    let mut bench = Bench::new(&acts);
+    bench.delivery.give_up = Duration::from_secs(2);
+    let took = bench.take(&["a:1", "a:2", "a:3", "a:4", "a:5"]).run(HOUR);
+    assert_eq!(bench.delivery.count(Status::Dead), 5);
+    assert!(took <= Duration::from_secs(25), "{took:?}");
 }
