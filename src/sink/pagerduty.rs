@@ -249,6 +249,7 @@ impl PagerDuty {
         let known = self.args.severity.clone();
         known.unwrap_or_else(|| match event.kind.as_deref() {
             Some("stream" | "node") => "critical".to_owned(),
+            Some("test") => "info".to_owned(),
             _ => "error".to_owned(),
         })
     }
@@ -413,7 +414,11 @@ impl Destination for PagerDuty {
     fn request(&self, letters: &[Letter<'_>], form: Form) -> Result<Request, String> {
         let letter = letters.first().ok_or("there is no record")?;
         let event = letter.event();
-        let Meaning::Alert(action) = self.meaning(&event) else { return Err("not an alert".to_owned()) };
+        let action = match self.meaning(&event) {
+            Meaning::Alert(action) => action,
+            // Whatever else means nothing was skipped before it came here: this is the test record.
+            Meaning::Nothing(_) => Action::Trigger,
+        };
         let mut body = self.body(letter, &event, action, form).to_string();
         if body.len() > MAX_BODY {
             self.diagnostics.warn(&format!("an event's details were left out: over PagerDuty's {MAX_BODY} bytes"));
@@ -453,7 +458,7 @@ impl Destination for PagerDuty {
 
     fn test_record(&self) -> String {
         json!({
-            "type": "test", "action": "update", "state": "Test", "name": "to-pagerduty --send-test",
+            "type": "test", "action": "update", "state": "only a test", "name": "alert of to-pagerduty --send-test",
             "resource_uri": "/to-pagerduty/send-test/"
         })
         .to_string()
