@@ -288,10 +288,12 @@ impl PagerDuty {
 
     fn payload(&self, letter: &Letter<'_>, event: &Event<'_>, summary: String, details: Value) -> Value {
         let source = phrase::text(event, "/source").or_else(|| phrase::name(event));
+        // Details can be left out of an alert that is too large; these cannot.
+        let short = |text: &str| phrase::cut(text, MAX_SUMMARY).into_owned();
         let time = ["/datetime", "/received_at"].into_iter().find_map(|at| Timestamp::parse(&phrase::text(event, at)?));
         let mut payload = json!({
             "summary": summary,
-            "source": source.unwrap_or_else(|| "tutum".into()),
+            "source": short(&source.unwrap_or_else(|| "tutum".into())),
             "severity": self.severity(event),
             "timestamp": time.unwrap_or(letter.accepted.utc).rfc3339(),
             "custom_details": details,
@@ -301,7 +303,7 @@ impl PagerDuty {
             [("component", event.kind.as_deref()), ("class", event.state.as_deref()), ("group", group.as_deref())];
         for (name, value) in optional {
             if let Some(value) = value {
-                payload[name] = value.into();
+                payload[name] = short(value).into();
             }
         }
         payload

@@ -180,3 +180,23 @@ fn flags_that_say_what_to_send() {
     run("to-pagerduty", ["--severity", "bad"], "").expect_code(2);
     run("to-pagerduty", ["--url", "http://example.com/", "--dry-run"], "").expect_code(2);
 }
+
+#[test]
+fn send_test_sends_one_harmless_alert() {
+    let server = FakeHttp::start(|_| accepted());
+    let finished = Running::start(pagerduty(&server, &["--send-test"])).finish().expect_code(0);
+    assert!(finished.stderr.contains("the test message was taken (202)"), "{}", finished.stderr);
+    assert_eq!(told(&server), ["trigger /to-pagerduty/send-test/"]);
+    let body = String::from_utf8(server.requests()[0].body.clone()).unwrap();
+    assert!(body.contains(r#""severity":"info""#), "{body}");
+}
+
+#[test]
+fn no_field_makes_an_alert_too_large() {
+    let name = "x".repeat(600_000);
+    let event = format!(
+        r#"{{"type":"node","state":"Unreachable","resource_uri":"/api/v1/node/9c1e/","resource":{{"name":"{name}"}}}}"#
+    );
+    let finished = run("to-pagerduty", ["--dry-run"], format!("{event}\n")).expect_code(0);
+    assert!(finished.stdout.contains("/api/v1/node/9c1e/") && finished.stdout.len() < 10_000);
+}
