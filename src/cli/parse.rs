@@ -54,7 +54,8 @@ fn find<'f, A>(flags: &'f [Flag<A>], name: &str) -> Option<&'f Flag<A>> {
 fn apply<A>(flag: &Flag<A>, args: &mut A, name: &str, parser: &mut lexopt::Parser) -> Result<(), String> {
     match flag.set {
         Set::Switch(set) => {
-            if parser.optional_value().is_some() {
+            // What follows a short switch is the next one, as in -qv.
+            if name.starts_with("--") && parser.optional_value().is_some() {
                 return Err(format!("{name}: takes no value"));
             }
             set(args);
@@ -151,6 +152,9 @@ mod tests {
         let (common, args) = parsed("-q --raw a -- --b").unwrap();
         assert!(common.quiet && args.raw);
         assert_eq!(args.rest, ["a", "--b"]);
+        let (common, args) = parsed("-qvtx").unwrap();
+        assert!(common.quiet && common.verbose && args.text == "x");
+        assert_eq!(parsed("-q=x").unwrap_err(), "-q: takes no value");
     }
 
     #[test]
