@@ -11,8 +11,9 @@ const KEY: &str = "0123456789abcdef0123456789abcdef";
 fn served(events: &str, rate: &str) -> (Running, String, Scratch) {
     let scratch = Scratch::new();
     let file = scratch.write("events", events);
+    // The server takes the shell's place, so that the end of the test ends it, and with it the loop.
     let script = format!(
-        "while cat '{}'; do :; done | tutum-serve --listen 127.0.0.1:0 --rate {rate} >/dev/null",
+        "exec tutum-serve --listen 127.0.0.1:0 --rate {rate} >/dev/null < <(while cat '{}'; do :; done)",
         file.display()
     );
     let serve = Running::start(shell(&script));

@@ -48,9 +48,10 @@ fn every_pipeline_runs() {
     assert_eq!(pipelines.len(), 5, "README shows five pipelines");
     for pipeline in pipelines {
         let events = root().join("scripts/demo.d/story.ndjson");
-        // The events begin once somebody listens, so the server gets them at a pace and again.
+        // The events begin once somebody listens, so the server gets them at a pace and again. It takes the shell's place, so that the end
+        // of the test ends it, and with it the loop.
         let serve = format!(
-            "while cat {}; do :; done | tutum-serve --listen 127.0.0.1:0 --rate 50/s >/dev/null",
+            "exec tutum-serve --listen 127.0.0.1:0 --rate 50/s >/dev/null < <(while cat {}; do :; done)",
             events.display()
         );
         let serve = Running::start(shell(&serve));
