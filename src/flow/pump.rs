@@ -328,7 +328,7 @@ struct Faults {
 impl Faults {
     fn line(&mut self, diagnostics: &crate::world::Diagnostics, line: Line<'_>, fault: &Fault) -> Result<(), Failure> {
         self.tell(diagnostics, line.number, fault);
-        self.keep(&[line.bytes, b"\n"])
+        self.keep(&[line.raw, b"\n"])
     }
 
     fn piece(

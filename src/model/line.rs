@@ -13,6 +13,8 @@ pub struct Line<'b> {
     pub number: u64,
     /// Its bytes, without `\n` or `\r\n`.
     pub bytes: &'b [u8],
+    /// Its bytes as they came, but for `\n`.
+    pub raw: &'b [u8],
 }
 
 /// What the buffer has to offer.
@@ -123,7 +125,7 @@ impl LineBuffer {
         let whole = &self.bytes[from..to];
         let bytes = if complete { whole.strip_suffix(b"\r").unwrap_or(whole) } else { whole };
         if first && complete && bytes.len() <= self.limit {
-            return Cut::Line(Line { number: self.number, bytes });
+            return Cut::Line(Line { number: self.number, bytes, raw: whole });
         }
         self.inside_too_long = !complete;
         Cut::TooLong { number: self.number, piece: whole, first, last: complete }

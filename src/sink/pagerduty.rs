@@ -475,8 +475,17 @@ fn outcome(api: Api, answer: &Response) -> Outcome {
         (Api::V1, 403) | (_, 429) => Outcome::Retry { reason, throttled: true },
         (_, 408 | 500..=599) => Outcome::Retry { reason, throttled: false },
         (_, 413) => Outcome::TooLarge { reason },
+        // A wrong key is told as an invalid event. Every page would become a dead letter; better to stop and keep them.
+        (_, 401) => Outcome::Refused { reason },
+        (_, 400) if names_the_key(&reason) => Outcome::Refused { reason },
         _ => Outcome::Rejected { reason },
     }
+}
+
+/// Whether what is wrong is the integration key.
+fn names_the_key(reason: &str) -> bool {
+    let reason = reason.to_ascii_lowercase().replace('_', " ");
+    ["routing key", "service key", "integration key"].iter().any(|key| reason.contains(key))
 }
 
 /// Status, message and every one of the errors.
@@ -731,6 +740,7 @@ mod tests {
             for status in 200..600 {
                 let expected = match status {
                     200..=299 => "delivered",
+                    401 => "stop",
                     403 if api == Api::V1 => "throttled",
                     408 | 500.. => "retry",
                     413 => "smaller",
@@ -748,6 +758,21 @@ mod tests {
                 assert_eq!(told, expected, "{api:?} {status}");
             }
         }
+    }
+
+    #[test]
+    fn a_wrong_key_is_a_refusal() {
+        let judge = |error: &str| {
+            let body =
+                format!(r#"{{"status":"invalid event","message":"Event object is invalid","errors":["{error}"]}}"#);
+            outcome(Api::V2, &Response { status: 400, body: body.into_bytes(), ..Response::default() })
+        };
+        assert!(matches!(
+            judge("Length of 'routing_key' is incorrect (should be 32 characters)"),
+            Outcome::Refused { .. }
+        ));
+        assert!(matches!(judge("Invalid routing key"), Outcome::Refused { .. }));
+        assert!(matches!(judge("'payload.summary' is missing or blank"), Outcome::Rejected { .. }));
     }
 
     #[test]

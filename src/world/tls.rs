@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, ServerConfig, ServerConnection,
-    SignatureScheme, Stream, StreamOwned,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, ServerConfig,
+    ServerConnection, SignatureScheme, Stream, StreamOwned,
 };
 
 use crate::cli::table::{Flag, Set, store};
@@ -140,7 +142,10 @@ impl Tls {
         } else {
             let mut store = RootCertStore::empty();
             store.add_parsable_certificates(self.all_roots().iter().cloned());
-            builder.with_root_certificates(store)
+            let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider()).build();
+            let usual = usual.map_err(|error| format!("no usable root certificates: {error}"))?;
+            let named = self.0.extra_roots.clone();
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(BelieveNamed { usual, named }))
         };
         let config = match &self.0.identity {
             None => builder.with_no_client_auth(),
@@ -303,6 +308,61 @@ impl Identity {
         let key = parsed.map_err(|_| format!("{key_flag}: {}: no private key in it", key.display()))?;
         Ok(Identity { chain, key, key_pem })
     }
+}
+
+/// The usual verification, and beyond it a server that shows the very certificate the user gave with `--cacert`, although it is a CA's: what
+/// `openssl req -x509` makes and appliances ship. Its name and its time are still checked.
+#[derive(Debug)]
+struct BelieveNamed {
+    usual: Arc<WebPkiServerVerifier>,
+    named: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for BelieveNamed {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.usual.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
+            // webpki looks at the time before it finds that the certificate is a CA's.
+            Err(error) if is_ca_as_server(&error) && self.named.iter().any(|named| named == end_entity) => {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual.verify_tls12_signature(message, cert, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual.verify_tls13_signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.usual.supported_verify_schemes()
+    }
+}
+
+/// webpki's own error type is not among rustls', so its name is all there is.
+fn is_ca_as_server(error: &rustls::Error) -> bool {
+    matches!(error, rustls::Error::InvalidCertificate(CertificateError::Other(other)) if other.to_string().contains("CaUsedAsEndEntity"))
 }
 
 /// `--insecure`: signatures are still checked, so that the connection is encrypted to whoever answers.

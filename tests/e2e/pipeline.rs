@@ -104,7 +104,7 @@ fn head_ends_the_whole_pipeline() {
 #[test]
 fn a_stage_that_dies_under_an_idle_source_ends_the_pipeline() {
     // The server says nothing after auth; only the death of the stage behind can end the source.
-    let serve = Running::start(shell("sleep 100 2>/dev/null | tutum-serve --listen 127.0.0.1:0 >/dev/null"));
+    let serve = Running::start(shell("exec tutum-serve --listen 127.0.0.1:0 >/dev/null </dev/null"));
     serve.until_stderr("listening on http://");
     let address = serve.stderr().split("http://").nth(1).unwrap_or_default().trim().to_owned();
     let script =

@@ -44,10 +44,10 @@ fn input_as_files_and_editors_make_it() {
 fn faulty_lines_are_told_kept_and_remembered() {
     let scratch = Scratch::new();
     let rejects = scratch.path("rejects");
-    let input = b"{\"a\":1}\nhunter22\n[1]\n{\"a\":\"\xff\"}\n{\"b\":2}\n";
+    let input = b"{\"a\":1}\nhunter22\r\n[1]\n{\"a\":\"\xff\"}\n{\"b\":2}\n";
     let finished = run("tutum-filter", ["--stats", "--rejects", rejects.to_str().unwrap()], input).expect_code(1);
     assert_eq!(finished.stdout, "{\"a\":1}\n{\"b\":2}\n");
-    assert_eq!(std::fs::read(&rejects).unwrap(), b"hunter22\n[1]\n{\"a\":\"\xff\"}\n");
+    assert_eq!(std::fs::read(&rejects).unwrap(), b"hunter22\r\n[1]\n{\"a\":\"\xff\"}\n");
     assert!(
         finished.stderr.contains("tutum-filter: line 2: not JSON: expected value at column 1\n"),
         "{}",

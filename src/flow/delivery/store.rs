@@ -89,7 +89,7 @@ impl Store {
     /// # Errors
     /// The disk fails.
     pub fn hand_out(&mut self) -> Result<Option<(Record, Option<u64>)>, Failure> {
-        let Some(record) = self.spool.next()? else { return Ok(None) };
+        let Some(record) = self.spool.hand_out()? else { return Ok(None) };
         while self.numbers.front().is_some_and(|run| run.id + run.length <= record.id) {
             self.numbers.pop_front();
         }

@@ -319,7 +319,7 @@ impl Spool {
         Ok((id, place))
     }
 
-    /// Makes everything appended so far survive a power cut: now it is accepted, and [`Spool::next`] hands it out. Settlements are synced too;
+    /// Makes everything appended so far survive a power cut: now it is accepted, and [`Spool::hand_out`] hands it out. Settlements are synced too;
     /// if only those fail it is a notice, and they are tried again.
     ///
     /// # Errors
@@ -369,7 +369,7 @@ impl Spool {
     ///
     /// # Errors
     /// A segment cannot be opened. What cannot be read in one is passed over, with a notice.
-    pub fn next(&mut self) -> Result<Option<Record>, Failure> {
+    pub fn hand_out(&mut self) -> Result<Option<Record>, Failure> {
         loop {
             let Some(first) = self.segments.range(self.cursor.segment..).map(|(first, _)| *first).next() else {
                 return Ok(None);

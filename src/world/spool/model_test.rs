@@ -168,7 +168,7 @@ impl Model {
                 for _ in 0..*count {
                     // Rotation may have made part of a batch safe already.
                     self.accept();
-                    let Ok(Some(record)) = self.spool().next() else { break };
+                    let Ok(Some(record)) = self.spool().hand_out() else { break };
                     assert!(record.id > self.last_next, "{} after {}", record.id, self.last_next);
                     self.last_next = record.id;
                     let known = self.accepted.get_mut(&record.id).expect("what is handed out was accepted");
@@ -319,7 +319,7 @@ impl Model {
         // Everything that waits, read by a second run: the first was killed again at once.
         let mut waiting = BTreeMap::new();
         let mut before = 0;
-        while let Some(record) = spool.next().unwrap() {
+        while let Some(record) = spool.hand_out().unwrap() {
             assert!(record.id > before, "{} after {before}", record.id);
             before = record.id;
             waiting.insert(record.id, record.text);

@@ -106,6 +106,7 @@ fn put(bytes: &mut Vec<u8>, number: usize, sector: &[u8]) {
     bytes[from..from + SECTOR].copy_from_slice(sector);
 }
 
+#[allow(dead_code, reason = "each test uses its own part")]
 impl SimulatedDisk {
     /// An empty one whose faults follow from the seed.
     pub fn new(seed: u64) -> SimulatedDisk {
