@@ -26,6 +26,8 @@ enum Step {
     CutPower,
     /// After so many operations, then a power cut or a kill.
     StopAfter(u8, bool),
+    /// The next start is interrupted after so many operations, by a power cut or a kill.
+    Interrupt(u8, bool),
     /// Room in bytes.
     Room(Option<u16>),
     FailSyncs(u8),
@@ -46,6 +48,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Kill),
         3 => Just(Step::CutPower),
         4 => (0_u8..40, any::<bool>()).prop_map(|(after, power)| Step::StopAfter(after, power)),
+        3 => (0_u8..25, any::<bool>()).prop_map(|(after, power)| Step::Interrupt(after, power)),
         2 => prop::option::of(0_u16..2000).prop_map(Step::Room),
         2 => (1_u8..3).prop_map(Step::FailSyncs),
         1 => prop::option::of(1_u8..40).prop_map(Step::WriteShort),
@@ -92,6 +95,7 @@ struct Model {
     /// The highest id that was accepted or handed out.
     highest: u64,
     stop_with_power: bool,
+    interrupt: Option<(u32, bool)>,
     last_next: u64,
 }
 
@@ -118,6 +122,7 @@ impl Model {
             possible: BTreeSet::new(),
             highest: 0,
             stop_with_power: false,
+            interrupt: None,
             last_next: 0,
         }
     }
@@ -196,8 +201,10 @@ impl Model {
                     assert_eq!((count, self.spool().counts().dead), (before.dead, 0));
                     // The retry synced them.
                     self.written();
+                    // If the power goes before that is synced they are both.
+                    let both = *power || self.interrupt.is_some();
                     self.crash(*power);
-                    assert!(self.dead_letters().is_empty() || *power);
+                    assert!(both || self.dead_letters().is_empty());
                 }
             }
             Step::Purge(power) => {
@@ -219,6 +226,7 @@ impl Model {
                 self.disk.stop_after(u32::from(*operations));
                 self.stop_with_power = *power;
             }
+            Step::Interrupt(operations, power) => self.interrupt = Some((u32::from(*operations), *power)),
             Step::Room(room) => self.disk.give_room(room.map(u64::from)),
             Step::FailSyncs(count) => self.disk.fail_syncs(u32::from(*count)),
             Step::WriteShort(most) => self.disk.write_short(most.map(usize::from)),
@@ -299,9 +307,9 @@ impl Model {
     }
 
     /// Ends the process and opens the spool again.
-    fn crash(&mut self, power: bool) {
+    fn crash(&mut self, mut power: bool) {
         // What was written and could not be synced may be gone without a power cut.
-        let unsafe_writes = power || self.disk.has_failed_to_sync();
+        let mut unsafe_writes = power || self.disk.has_failed_to_sync();
         // Nothing of what the process would do at its end happens.
         self.disk.stop_after(0);
         drop(self.spool.take());
@@ -309,6 +317,16 @@ impl Model {
             self.disk.cut_power()
         } else {
             self.disk.kill()
+        }
+        if let Some((operations, cut)) = self.interrupt.take() {
+            self.disk.stop_after(operations);
+            drop(Spool::open_on(Box::new(self.disk.clone()), self.limits, now()));
+            if cut {
+                self.disk.cut_power();
+            } else {
+                self.disk.kill();
+            }
+            (power, unsafe_writes) = (power || cut, unsafe_writes || cut);
         }
         let mut spool = match Spool::open_on(Box::new(self.disk.clone()), self.limits, now()) {
             Ok(spool) => spool,
