@@ -733,33 +733,6 @@ mod tests {
         }
     }
 
-    /// Every row of the vendor's table, and every other status.
-    #[test]
-    fn what_every_status_means() {
-        for api in [Api::V1, Api::V2] {
-            for status in 200..600 {
-                let expected = match status {
-                    200..=299 => "delivered",
-                    401 => "stop",
-                    403 if api == Api::V1 => "throttled",
-                    408 | 500.. => "retry",
-                    413 => "smaller",
-                    429 => "throttled",
-                    _ => "dead",
-                };
-                let told = match outcome(api, &Response { status, ..Response::default() }) {
-                    Outcome::Delivered => "delivered",
-                    Outcome::Retry { throttled: true, .. } => "throttled",
-                    Outcome::Retry { .. } => "retry",
-                    Outcome::TooLarge { .. } => "smaller",
-                    Outcome::Rejected { .. } => "dead",
-                    Outcome::Refused { .. } => "stop",
-                };
-                assert_eq!(told, expected, "{api:?} {status}");
-            }
-        }
-    }
-
     #[test]
     fn a_wrong_key_is_a_refusal() {
         let judge = |error: &str| {

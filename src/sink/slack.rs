@@ -450,9 +450,9 @@ mod tests {
         );
     }
 
-    /// Every row of the vendor's table, and every other status.
+    /// The rows of the vendor's table in which the words matter too.
     #[test]
-    fn what_every_status_means() {
+    fn what_the_words_of_an_answer_mean() {
         let judge = |status: u16, kind: &str, body: &str| {
             let answer = Response { status, content_type: kind.to_owned(), body: body.into(), ..Response::default() };
             match outcome(&answer) {
@@ -480,16 +480,6 @@ mod tests {
             (429, "", "rate_limited", "throttled"),
         ] {
             assert_eq!(judge(status, kind, body), expected, "{status} {kind} {body}");
-        }
-        for status in 300..600 {
-            let expected = match status {
-                401 | 403 | 404 | 410 => "stop",
-                408 | 500.. => "retry",
-                413 | 414 => "smaller",
-                429 => "throttled",
-                _ => "dead",
-            };
-            assert_eq!(judge(status, "text/plain", "x"), expected, "{status}");
         }
     }
 }
