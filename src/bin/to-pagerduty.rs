@@ -3,37 +3,13 @@
 use std::process::ExitCode;
 
 use tutum::cli::table::{Flag, Program, Section, Set, choice, store, words};
-use tutum::flow::delivery::args::{self, DeliveryArgs};
-use tutum::flow::delivery::run::{SinkArgs, run};
-use tutum::flow::pump::{self, PumpArgs};
+use tutum::flow::delivery::args;
+use tutum::flow::delivery::run::{SinkCommand, run};
+use tutum::flow::pump;
 use tutum::sink::pagerduty::{Action, Api, PagerDuty, PagerDutyArgs};
-use tutum::world::tls::{self, TlsArgs};
+use tutum::world::tls;
 
-#[derive(Default)]
-struct Args {
-    pagerduty: PagerDutyArgs,
-    sink: SinkArgs,
-}
-
-impl AsMut<DeliveryArgs> for Args {
-    fn as_mut(&mut self) -> &mut DeliveryArgs {
-        &mut self.sink.delivery
-    }
-}
-
-impl AsMut<PumpArgs> for Args {
-    fn as_mut(&mut self) -> &mut PumpArgs {
-        &mut self.sink.pump
-    }
-}
-
-impl AsMut<TlsArgs> for Args {
-    fn as_mut(&mut self) -> &mut TlsArgs {
-        &mut self.sink.tls
-    }
-}
-
-const PROGRAM: Program<Args> = Program {
+const PROGRAM: Program<SinkCommand<PagerDutyArgs>> = Program {
     name: "to-pagerduty",
     about: "trigger and resolve PagerDuty alerts",
     operands: "",
@@ -53,7 +29,7 @@ The dedup key is the object's resource_uri, for an action that of the object it 
                 Flag {
                     spec: "--key-file FILE",
                     help: "a file with the integration key, else PAGERDUTY_KEY",
-                    set: Set::Value(|a, v| store(&mut a.pagerduty.key_file, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.key_file, v)),
                 },
                 Flag {
                     spec: "--event auto|trigger|acknowledge|resolve",
@@ -65,46 +41,46 @@ The dedup key is the object's resource_uri, for an action that of the object it 
                             ("acknowledge", Some(Action::Acknowledge)),
                             ("resolve", Some(Action::Resolve)),
                         ];
-                        choice(&mut a.pagerduty.action, &words, v)
+                        choice(&mut a.own.action, &words, v)
                     }),
                 },
                 Flag {
                     spec: "--trigger-after DURATION",
                     help: "hold a trigger so long, and send nothing if its resolve comes meanwhile. By default 60s for the stream's own, 0s for the rest. The end of input ends the wait",
-                    set: Set::Value(|a, v| store(&mut a.pagerduty.trigger_after, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.trigger_after, v)),
                 },
                 Flag {
                     spec: "--page-deletions LIST",
                     help: "trigger when an object of these types is deleted, e.g. service,stack,node",
                     set: Set::Value(|a, v| {
-                        a.pagerduty.page_deletions.extend(words(v)?);
+                        a.own.page_deletions.extend(words(v)?);
                         Ok(())
                     }),
                 },
                 Flag {
                     spec: "--resolve-unknown",
                     help: "let a good state resolve even if no trigger of its key was seen",
-                    set: Set::Switch(|a| a.pagerduty.resolve_unknown = true),
+                    set: Set::Switch(|a| a.own.resolve_unknown = true),
                 },
                 Flag {
                     spec: "--state FILE",
                     help: "remember the keys of open alerts in FILE across restarts. With --spool they are kept there by default",
-                    set: Set::Value(|a, v| store(&mut a.pagerduty.state, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.state, v)),
                 },
                 Flag {
                     spec: "--dedup-key TEMPLATE",
                     help: "the alert's identity, instead of the object's. Beyond 255 characters its SHA-256 is sent",
-                    set: Set::Value(|a, v| store(&mut a.pagerduty.dedup_key, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.dedup_key, v)),
                 },
                 Flag {
                     spec: "--stream-key KEY",
                     help: "the dedup key of the stream itself, tutum-stream by default. Give each source its own",
-                    set: Set::Value(|a, v| store(&mut a.pagerduty.stream_key, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.stream_key, v)),
                 },
                 Flag {
                     spec: "--summary TEMPLATE",
                     help: "what the alert says, cut at 1024 characters",
-                    set: Set::Value(|a, v| store(&mut a.pagerduty.summary, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.summary, v)),
                 },
                 Flag {
                     spec: "--severity critical|error|warning|info",
@@ -113,19 +89,19 @@ The dedup key is the object's resource_uri, for an action that of the object it 
                         let words = ["critical", "error", "warning", "info"].map(|word| (word, word));
                         let mut severity = "";
                         choice(&mut severity, &words, v)?;
-                        a.pagerduty.severity = Some(severity.to_owned());
+                        a.own.severity = Some(severity.to_owned());
                         Ok(())
                     }),
                 },
                 Flag {
                     spec: "--client NAME",
                     help: "what is shown as the monitoring client, to-pagerduty by default",
-                    set: Set::Value(|a, v| store(&mut a.pagerduty.client, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.client, v)),
                 },
                 Flag {
                     spec: "--client-url URL",
                     help: "the monitoring client's link",
-                    set: Set::Value(|a, v| store(&mut a.pagerduty.client_url, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.client_url, v)),
                 },
             ],
         },
@@ -135,17 +111,17 @@ The dedup key is the object's resource_uri, for an action that of the object it 
                 Flag {
                     spec: "--api v1|v2",
                     help: "the generation of the Events API, v2 by default. v1 is the tutorial's and needs a v1 key",
-                    set: Set::Value(|a, v| choice(&mut a.pagerduty.api, &[("v1", Api::V1), ("v2", Api::V2)], v)),
+                    set: Set::Value(|a, v| choice(&mut a.own.api, &[("v1", Api::V1), ("v2", Api::V2)], v)),
                 },
                 Flag {
                     spec: "--region us|eu",
                     help: "the service region the key belongs to, us by default",
-                    set: Set::Value(|a, v| choice(&mut a.pagerduty.eu, &[("us", false), ("eu", true)], v)),
+                    set: Set::Value(|a, v| choice(&mut a.own.eu, &[("us", false), ("eu", true)], v)),
                 },
                 Flag {
                     spec: "--url URL",
                     help: "the whole endpoint, instead",
-                    set: Set::Value(|a, v| store(&mut a.pagerduty.url, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.url, v)),
                 },
             ],
         },
@@ -166,7 +142,7 @@ The dedup key is the object's resource_uri, for an action that of the object it 
 
 fn main() -> ExitCode {
     PROGRAM.main(|args, world| {
-        let pagerduty = PagerDutyArgs { spool: args.sink.delivery.spool.clone(), ..args.pagerduty };
+        let pagerduty = PagerDutyArgs { spool: args.sink.delivery.spool.clone(), ..args.own };
         run(|rehearsal, world| PagerDuty::new(pagerduty, rehearsal, &world.diagnostics), &args.sink, world)
     })
 }

@@ -3,37 +3,13 @@
 use std::process::ExitCode;
 
 use tutum::cli::table::{Flag, Program, Section, Set, store};
-use tutum::flow::delivery::args::{self, DeliveryArgs};
-use tutum::flow::delivery::run::{SinkArgs, run};
-use tutum::flow::pump::{self, PumpArgs};
+use tutum::flow::delivery::args;
+use tutum::flow::delivery::run::{SinkCommand, run};
+use tutum::flow::pump;
 use tutum::sink::slack::{Slack, SlackArgs};
-use tutum::world::tls::{self, TlsArgs};
+use tutum::world::tls;
 
-#[derive(Default)]
-struct Args {
-    slack: SlackArgs,
-    sink: SinkArgs,
-}
-
-impl AsMut<DeliveryArgs> for Args {
-    fn as_mut(&mut self) -> &mut DeliveryArgs {
-        &mut self.sink.delivery
-    }
-}
-
-impl AsMut<PumpArgs> for Args {
-    fn as_mut(&mut self) -> &mut PumpArgs {
-        &mut self.sink.pump
-    }
-}
-
-impl AsMut<TlsArgs> for Args {
-    fn as_mut(&mut self) -> &mut TlsArgs {
-        &mut self.sink.tls
-    }
-}
-
-const PROGRAM: Program<Args> = Program {
+const PROGRAM: Program<SinkCommand<SlackArgs>> = Program {
     name: "to-slack",
     about: "post each event to a Slack incoming webhook",
     operands: "",
@@ -52,47 +28,47 @@ A TEMPLATE is Jinja over the record: {{ type }}, {{ resource.name }}, {{ receive
                 Flag {
                     spec: "--webhook-file FILE",
                     help: "a file with the webhook's URL, which is a secret, else SLACK_URL",
-                    set: Set::Value(|a, v| store(&mut a.slack.webhook_file, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.webhook_file, v)),
                 },
                 Flag {
                     spec: "-t, --text TEMPLATE",
                     help: "what to say, instead of the tutorial's texts",
-                    set: Set::Value(|a, v| store(&mut a.slack.text, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.text, v)),
                 },
                 Flag {
                     spec: "--text-file FILE",
                     help: "a file with the template",
-                    set: Set::Value(|a, v| store(&mut a.slack.text_file, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.text_file, v)),
                 },
                 Flag {
                     spec: "--color",
                     help: "show a coloured bar by the event's state",
-                    set: Set::Switch(|a| a.slack.color = true),
+                    set: Set::Switch(|a| a.own.color = true),
                 },
                 Flag {
                     spec: "--username NAME",
                     help: "the sender's name, for webhooks that honour it",
-                    set: Set::Value(|a, v| store(&mut a.slack.username, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.username, v)),
                 },
                 Flag {
                     spec: "--icon ICON",
                     help: "the sender's picture, an emoji such as :whale: or a URL, for webhooks that honour it",
-                    set: Set::Value(|a, v| store(&mut a.slack.icon, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.icon, v)),
                 },
                 Flag {
                     spec: "--channel CHANNEL",
                     help: "the channel, for webhooks that honour it",
-                    set: Set::Value(|a, v| store(&mut a.slack.channel, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.channel, v)),
                 },
                 Flag {
                     spec: "--fold N",
                     help: "show N events in a folded message, 10 by default. It always counts all and tells the newest state of each object",
-                    set: Set::Value(|a, v| store(&mut a.slack.fold, v)),
+                    set: Set::Value(|a, v| store(&mut a.own.fold, v)),
                 },
                 Flag {
                     spec: "--no-fold",
                     help: "give every event a message of its own, however long that takes",
-                    set: Set::Switch(|a| a.slack.no_fold = true),
+                    set: Set::Switch(|a| a.own.no_fold = true),
                 },
             ],
         },
@@ -114,7 +90,7 @@ A TEMPLATE is Jinja over the record: {{ type }}, {{ resource.name }}, {{ receive
 
 fn main() -> ExitCode {
     PROGRAM.main(|args, world| {
-        let slack = args.slack;
+        let slack = args.own;
         run(|rehearsal, world| Slack::new(slack, rehearsal, &world.diagnostics), &args.sink, world)
     })
 }

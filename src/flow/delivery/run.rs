@@ -35,21 +35,30 @@ pub struct SinkArgs {
     pub tls: TlsArgs,
 }
 
-impl AsMut<DeliveryArgs> for SinkArgs {
+/// A sink's command line: what is its own, and what every sink can be told.
+#[derive(Clone, Debug, Default)]
+pub struct SinkCommand<O> {
+    /// The destination's.
+    pub own: O,
+    /// Every sink's.
+    pub sink: SinkArgs,
+}
+
+impl<O> AsMut<DeliveryArgs> for SinkCommand<O> {
     fn as_mut(&mut self) -> &mut DeliveryArgs {
-        &mut self.delivery
+        &mut self.sink.delivery
     }
 }
 
-impl AsMut<PumpArgs> for SinkArgs {
+impl<O> AsMut<PumpArgs> for SinkCommand<O> {
     fn as_mut(&mut self) -> &mut PumpArgs {
-        &mut self.pump
+        &mut self.sink.pump
     }
 }
 
-impl AsMut<TlsArgs> for SinkArgs {
+impl<O> AsMut<TlsArgs> for SinkCommand<O> {
     fn as_mut(&mut self) -> &mut TlsArgs {
-        &mut self.tls
+        &mut self.sink.tls
     }
 }
 
