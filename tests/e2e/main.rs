@@ -2,4 +2,5 @@
 
 mod support;
 
+mod tutum_enrich;
 mod tutum_filter;
