@@ -110,7 +110,7 @@ fn a_reader_that_goes_away_ends_it_quietly() {
 fn an_idle_stage_notices_its_readers_death() {
     // The input stays open for as long as a test waits, so only the reader's end can end it.
     let script = format!(
-        "exec 3< <(exec sleep {}); tutum-filter <&3 | true; echo \"${{PIPESTATUS[0]}}\"; kill %% 2>/dev/null; exec 3<&-",
+        "exec 3< <(exec sleep {}); tutum-filter <&3 | true; echo \"${{PIPESTATUS[0]}}\"; kill $! 2>/dev/null; exec 3<&-",
         PATIENCE.as_secs()
     );
     let begun = std::time::Instant::now();
