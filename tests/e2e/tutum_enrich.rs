@@ -314,7 +314,7 @@ fn eight_requests_at_once_one_an_object_and_the_order_kept() {
     let server = FakeHttp::start(|request| {
         // Later ones are answered sooner.
         let number: u64 = request.path.trim_end_matches('/').rsplit('/').next().unwrap().parse().unwrap();
-        objects(request).after(Duration::from_millis(120 - number % 60))
+        objects(request).after(Duration::from_millis(250 - number % 60))
     });
     let input: String = (0..60)
         .map(|number| match number % 10 {
