@@ -9,6 +9,7 @@ mod support;
 
 mod to_pagerduty;
 mod to_slack;
+mod tutum_enrich;
 mod tutum_filter;
 mod tutum_serve;
 mod tutum_stream;

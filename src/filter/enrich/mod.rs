@@ -336,3 +336,6 @@ impl<A: Asker> Stage for Enrich<A> {
         if self.lookups.refused() { Exit::Refused } else { Exit::Success }
     }
 }
+
+#[cfg(test)]
+mod tests;
