@@ -1,9 +1,14 @@
-//! An HTTP endpoint that answers every request at once, for scripts/bench: prints its port and serves until it is killed.
-//! With the argument `silent` it reads and never answers.
+//! The other side for scripts/bench.
+//!
+//! - without arguments: an HTTP endpoint that answers every request at once; prints its port and serves until it is killed
+//! - `silent`: the same, but it reads and never answers
+//! - `pace COUNT RATE`: prints so many events at so many a second, each with the time it was printed
+//! - `latency`: reads such events and prints how long they were on their way
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const ANSWER: &[u8] =
     b"HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{\"ok\":true}";
@@ -36,8 +41,50 @@ fn serve(stream: &TcpStream, silent: bool) -> Option<()> {
     }
 }
 
+fn micros() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros())
+}
+
+fn pace(count: u32, rate: u32) {
+    let begun = Instant::now();
+    let mut output = std::io::stdout();
+    for number in 0..count {
+        let due = begun + Duration::from_secs(1) * number / rate;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let event = format!("{{\"type\":\"service\",\"action\":\"update\",\"sent\":\"{}\"}}\n", micros());
+        if output.write_all(event.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+fn latency() {
+    let mut waits: Vec<u128> = Vec::new();
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        let sent =
+            line.split("\"sent\":\"").nth(1).and_then(|rest| rest.split('"').next()).and_then(|sent| sent.parse().ok());
+        waits.extend(sent.map(|sent: u128| micros().saturating_sub(sent)));
+    }
+    waits.sort_unstable();
+    let at = |part: usize| waits.get(waits.len() * part / 100).copied().unwrap_or_default();
+    println!(
+        "{} events: p50 {} µs, p99 {} µs, max {} µs",
+        waits.len(),
+        at(50),
+        at(99),
+        waits.last().copied().unwrap_or_default()
+    );
+}
+
 fn main() {
-    let silent = std::env::args().nth(1).as_deref() == Some("silent");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize| arguments.get(at).and_then(|text| text.parse().ok()).expect("a number");
+    match arguments.first().map(String::as_str) {
+        Some("pace") => return pace(number(1), number(2)),
+        Some("latency") => return latency(),
+        _ => {}
+    }
+    let silent = arguments.first().is_some_and(|argument| argument == "silent");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port can be had");
     println!("{}", listener.local_addr().expect("it is bound").port());
     for stream in listener.incoming().flatten() {
