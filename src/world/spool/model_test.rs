@@ -111,7 +111,10 @@ impl Model {
     fn new(seed: u64) -> Model {
         let disk = SimulatedDisk::new(seed);
         let limits = Limits { size: 6000, segment: 1200 };
-        let spool = Some(Spool::open_on(Box::new(disk.clone()), limits, now()).unwrap());
+        let mut spool = Spool::open_on(Box::new(disk.clone()), limits, now()).unwrap();
+        // So that a batch of dead letters is written in the middle of things.
+        spool.most_burials = 3;
+        let spool = Some(spool);
         Model {
             disk,
             spool,
@@ -173,7 +176,7 @@ impl Model {
                 for _ in 0..*count {
                     // Rotation may have made part of a batch safe already.
                     self.accept();
-                    let Ok(Some(record)) = self.spool().next() else { break };
+                    let Ok(Some(record)) = self.spool().hand_out() else { break };
                     assert!(record.id > self.last_next, "{} after {}", record.id, self.last_next);
                     self.last_next = record.id;
                     let known = self.accepted.get_mut(&record.id).expect("what is handed out was accepted");
@@ -337,7 +340,7 @@ impl Model {
         // Everything that waits, read by a second run: the first was killed again at once.
         let mut waiting = BTreeMap::new();
         let mut before = 0;
-        while let Some(record) = spool.next().unwrap() {
+        while let Some(record) = spool.hand_out().unwrap() {
             assert!(record.id > before, "{} after {before}", record.id);
             before = record.id;
             waiting.insert(record.id, record.text);
@@ -397,6 +400,7 @@ impl Model {
         self.fresh.clear();
         self.last_next = 0;
         self.spool = Some(Spool::open_on(Box::new(self.disk.clone()), self.limits, now()).unwrap());
+        self.spool().most_burials = 3;
     }
 }
 
