@@ -1,6 +1,6 @@
 //! Records that wait on disk: accepted once they are there, handed out in order, settled in any order, safe from crashes, power cuts and full disks.
 //!
-//! The spool is a directory of segments, each some megabytes of frames ([`frame`]) named after the first id in it. A record is settled by writing
+//! The spool is a directory of segments, each some megabytes of frames (`frame.rs`) named after the first id in it. A record is settled by writing
 //! over the state in its frame, four bytes that exist already, so that settling takes no room on a full disk and nothing has to be compacted to
 //! find out what is left. A segment is removed once all its records are settled, and rewritten once most of them are: disk use is at most twice
 //! what waits, and one segment.
@@ -12,7 +12,7 @@
 //! | --- | --- |
 //! | `spool.lock` | held by the run that uses the directory |
 //! | `<id>.records` | a segment; the highest is appended to and is never removed before there is a higher one, so that no id comes twice |
-//! | `dead.ndjson` | dead letters ([`dead`]) |
+//! | `dead.ndjson` | dead letters (`dead.rs`) |
 //! | `….corrupt-<unix time>` | a damaged file, after everything readable in it was saved; nobody reads it again |
 //! | `….salvaged`, `….compact` | half-made replacements; finished or removed at the next start |
 //!

@@ -601,3 +601,28 @@ fn a_burst_of_ten_thousand_is_accepted_and_read_within_seconds() {
     println!("accepted in {accepted:?}, all in {:?}", start.elapsed());
     assert!(start.elapsed().as_secs() < 20);
 }
+
+#[test]
+fn a_start_that_is_interrupted_while_it_saves_loses_nothing() {
+    for seed in 0..40 {
+        for operations in 0..40 {
+            let disk = SimulatedDisk::new(seed);
+            let mut spool = open(&disk);
+            fill(&mut spool, 1..=10);
+            spool.bury(10, &letter(10)).unwrap();
+            spool.close().unwrap();
+            disk.change(&segments(&disk)[0], |bytes| bytes[16 + 56] ^= 1);
+            disk.change(dead::NAME, |bytes| bytes.extend_from_slice(b"garbage\n"));
+            disk.stop_after(operations);
+            drop(Spool::open_on(Box::new(disk.clone()), LIMITS, now()));
+            if seed % 2 == 0 {
+                disk.cut_power();
+            } else {
+                disk.kill();
+            }
+            let mut spool = open(&disk);
+            assert_eq!(ids(&mut spool), [1, 3, 4, 5, 6, 7, 8, 9], "after {operations} operations");
+            assert_eq!((spool.counts().waiting, spool.counts().dead), (8, 1));
+        }
+    }
+}
