@@ -6,7 +6,8 @@ use std::path::Path;
 use super::dead::{self, Lines};
 use super::disk::{Access, Disk, RealDisk};
 use super::frame::{Found, Scanner};
-use super::{first_id, record, unusable};
+use super::segment::{first_id, record};
+use super::unusable;
 use crate::model::exit::Failure;
 
 /// Calls `each` with one JSON object, without a line break, for every waiting record in the order of ids, and then with every dead letter as it is

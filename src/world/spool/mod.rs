@@ -26,28 +26,28 @@ mod listing;
 #[cfg(test)]
 mod model_test;
 mod recovery;
+mod segment;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::ops::Range;
 use std::path::Path;
 
 use dead::DeadLetters;
-use disk::{Access, Disk, DiskFile, RealDisk, write_all_at};
-use frame::{Entry, Found, Scanner};
+use disk::{Access, Disk, RealDisk, write_all_at};
+use frame::{Found, Scanner};
+use segment::{Place, Segment, name, record};
+
 pub use listing::list;
 
 use crate::model::exit::Failure;
 use crate::model::time::Timestamp;
 
 const LOCK: &str = "spool.lock";
-const RECORDS: &str = ".records";
-const COMPACT: &str = ".compact";
-const SALVAGED: &str = ".salvaged";
 /// So many dead letters wait in memory for one sync.
 const MOST_BURIALS: usize = 64;
 /// And so many bytes of them.
@@ -121,29 +121,12 @@ pub struct Spool {
     unmarked: BTreeMap<u64, Place>,
     /// Dead letters to be written.
     burials: Vec<(u64, String)>,
+    most_burials: usize,
     dead: DeadLetters,
     frame: Vec<u8>,
     notices: Vec<String>,
     /// The trouble with settling that was told last.
     trouble: Option<String>,
-}
-
-struct Segment {
-    file: Option<Box<dyn DiskFile>>,
-    size: u64,
-    /// Bytes of frames that wait.
-    live: u64,
-    waiting: u64,
-    /// Bytes were changed since the last sync.
-    dirty: bool,
-    /// A sync failed, after which the system takes what was written for synced.
-    suspect: bool,
-    /// Where states were written since the last sync, to be written again after one that failed.
-    marks: Vec<u64>,
-    /// Damage was found and is still in it.
-    damaged: bool,
-    /// It is not rewritten unless less than so many bytes wait.
-    compact_below: u64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -154,66 +137,12 @@ struct Fresh {
     bytes: u64,
 }
 
-/// Where a record's frame is in its segment.
-#[derive(Clone, Copy)]
-struct Place {
-    at: u64,
-    size: u64,
-}
-
 /// How far records were handed out.
 struct Cursor {
     segment: u64,
     scanner: Scanner,
     /// The last id that was looked at.
     after: u64,
-}
-
-impl Segment {
-    fn new(size: u64) -> Segment {
-        Segment {
-            file: None,
-            size,
-            live: 0,
-            waiting: 0,
-            dirty: false,
-            suspect: false,
-            marks: Vec::new(),
-            damaged: false,
-            compact_below: u64::MAX,
-        }
-    }
-
-    fn open(&mut self, disk: &dyn Disk, first: u64) -> io::Result<&dyn DiskFile> {
-        match &mut self.file {
-            Some(file) => Ok(&**file),
-            none => Ok(&**none.insert(disk.open(&name(first), Access::Change)?)),
-        }
-    }
-
-    fn sync(&mut self, disk: &dyn Disk, first: u64) -> io::Result<()> {
-        let rewrite = std::mem::take(&mut self.suspect);
-        let marks = std::mem::take(&mut self.marks);
-        let again = if rewrite { &marks[..] } else { &[] };
-        let result = self.open(disk, first).and_then(|file| {
-            again.iter().try_for_each(|at| write_all_at(file, &frame::SETTLED, *at))?;
-            file.sync()
-        });
-        (self.suspect, self.dirty) = (result.is_err(), result.is_err());
-        if result.is_err() {
-            self.marks = marks;
-        }
-        result
-    }
-}
-
-fn name(first: u64) -> String {
-    format!("{first:020}{RECORDS}")
-}
-
-fn first_id(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(RECORDS).filter(|digits| digits.len() == 20)?;
-    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
 impl Spool {
@@ -249,6 +178,7 @@ impl Spool {
             out: BTreeMap::new(),
             unmarked: BTreeMap::new(),
             burials: Vec::new(),
+            most_burials: MOST_BURIALS,
             dead: DeadLetters::default(),
             frame: Vec::new(),
             notices: Vec::new(),
@@ -426,11 +356,12 @@ impl Spool {
     /// # Errors
     /// Many wait to be written and cannot be: the record still waits.
     pub fn bury(&mut self, id: u64, letter: &str) -> Result<bool, Failure> {
-        let Some(place) = self.place(id).filter(|_| !self.is_buried(id)) else { return Ok(false) };
         let bytes: usize = self.burials.iter().map(|(_, letter)| letter.len()).sum();
-        if self.burials.len() >= MOST_BURIALS || bytes >= MOST_BURIAL_BYTES {
+        if self.burials.len() >= self.most_burials || bytes >= MOST_BURIAL_BYTES {
             self.write_burials()?;
         }
+        // Only now: writing may have moved it.
+        let Some(place) = self.place(id).filter(|_| !self.is_buried(id)) else { return Ok(false) };
         self.out.insert(id, place);
         self.burials.push((id, letter.to_owned()));
         Ok(true)
@@ -470,21 +401,29 @@ impl Spool {
         let result = self.move_dead(now, &mut moved);
         if result.is_err() {
             self.withdraw();
-            let durable = self.durable;
-            for (id, place) in moved.iter().filter(|(id, _)| *id <= durable) {
-                self.settle_at(*id, *place);
+            self.withdrawn = None;
+        }
+        for id in &moved {
+            if result.is_err() && *id <= self.durable {
+                self.settle(*id);
+            } else {
+                self.out.remove(id);
             }
         }
         result.map(|()| moved.len() as u64)
     }
 
-    fn move_dead(&mut self, now: Timestamp, moved: &mut Vec<(u64, Place)>) -> Result<(), Failure> {
+    /// Until it is sure how this ends the new records count as handed out, so that their places are kept up to date.
+    fn move_dead(&mut self, now: Timestamp, moved: &mut Vec<u64>) -> Result<(), Failure> {
         let mut lines = dead::Lines::default();
         let dead = std::mem::take(&mut self.dead);
         let mut appended = Ok(());
         while let Some(letter) = dead.read(&mut lines) {
             match self.append_at(dead::record(letter), now) {
-                Ok(one) => moved.push(one),
+                Ok((id, place)) => {
+                    moved.push(id);
+                    self.out.insert(id, place);
+                }
                 Err(failure) => {
                     appended = Err(failure);
                     break;
@@ -565,7 +504,7 @@ impl Spool {
 
     fn trouble(&mut self, message: String) {
         if self.trouble.as_ref() != Some(&message) {
-            self.notices.push(format!("{message}; what was settled is kept in memory and written later"));
+            self.notices.push(format!("{message}; nothing is lost, and what was settled is written down later"));
             self.trouble = Some(message);
         }
     }
@@ -752,179 +691,12 @@ impl Spool {
         }
         Ok(())
     }
-
-    /// Removes the segment if nothing in it waits, rewrites it if little does.
-    fn tidy(&mut self, first: u64) -> Result<(), Failure> {
-        let Some(segment) = self.segments.get(&first) else { return Ok(()) };
-        let (waiting, sparse) = (segment.waiting, segment.live * 2 < segment.size);
-        let large = segment.size >= self.limits.segment / 4;
-        if first == self.last().0 {
-            if self.fresh.count > 0 || !((waiting == 0 && large) || (sparse && self.is_full())) {
-                return Ok(());
-            }
-            self.rotate()?;
-            if first == self.last().0 {
-                return Ok(());
-            }
-        }
-        let segment = &self.segments[&first];
-        let (damaged, compactable) = (segment.damaged, segment.live < segment.compact_below);
-        let rewritten = waiting > 0 && sparse && large && !damaged && compactable;
-        if waiting == 0 || rewritten {
-            // Its successor's name must be safe first, or the ids that go would be given again.
-            self.sync_names()?;
-        }
-        if waiting == 0 {
-            if damaged { self.set_aside(first).map(drop) } else { self.remove(first) }
-        } else if rewritten {
-            self.compact(first)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn remove(&mut self, first: u64) -> Result<(), Failure> {
-        match self.disk.remove(&name(first)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(self.failure(first, &error)),
-            _ => {}
-        }
-        self.names_changed = true;
-        self.forget_marks(first);
-        self.segments.remove(&first);
-        Ok(())
-    }
-
-    /// The file with the states in it is gone.
-    fn forget_marks(&mut self, first: u64) {
-        let mut later = self.unmarked.split_off(&first);
-        later = later.split_off(&self.below(first));
-        self.unmarked.append(&mut later);
-    }
-
-    /// Writes what waits in the segment into a new file, which takes its place.
-    fn compact(&mut self, first: u64) -> Result<(), Failure> {
-        let below = self.below(first);
-        let segment = self.segments.get_mut(&first).expect("the caller has it");
-        let size = segment.size;
-        let replacement = name(first) + COMPACT;
-        let unmarked = &self.unmarked;
-        let rewritten = segment.open(&*self.disk, first).and_then(|file| {
-            let rewritten = rewrite(&*self.disk, &replacement, file, size, first..below, |entry| {
-                !unmarked.contains_key(&entry.id)
-            })?;
-            if !rewritten.damaged {
-                self.disk.rename(&replacement, &name(first))?;
-            }
-            Ok(rewritten)
-        });
-        segment.compact_below = segment.live / 2;
-        let rewritten = match rewritten {
-            Ok(rewritten) if !rewritten.damaged => rewritten,
-            other => {
-                let _ = self.disk.remove(&replacement);
-                self.names_changed = true;
-                // A full disk is no trouble here: what waits is as safe as before.
-                segment.damaged |= other.is_ok();
-                return Ok(());
-            }
-        };
-        self.names_changed = true;
-        let live = rewritten.places.iter().map(|(_, place)| place.size).sum();
-        *segment = Segment {
-            file: Some(rewritten.file),
-            live,
-            waiting: rewritten.places.len() as u64,
-            ..Segment::new(rewritten.size)
-        };
-        for (id, place) in rewritten.places {
-            self.out.entry(id).and_modify(|old| *old = place);
-        }
-        self.forget_marks(first);
-        if self.cursor.segment == first {
-            self.point_at(first);
-        }
-        Ok(())
-    }
-
-    /// The cursor is through a damaged segment: what was not found in it does not wait any more.
-    fn reconcile(&mut self, first: u64) {
-        let below = self.below(first);
-        let (mut waiting, mut live) = (0, 0);
-        for (_, place) in self.out.range(first..below) {
-            waiting += 1;
-            live += place.size;
-        }
-        let shown = self.disk.show(&name(first));
-        let is_last = first == self.last().0;
-        let fresh = if is_last { self.fresh } else { Fresh::default() };
-        let segment = self.segments.get_mut(&first).expect("the caller has it");
-        let lost = segment.waiting.saturating_sub(waiting + fresh.count);
-        (segment.waiting, segment.live) = (waiting + fresh.count, live + fresh.frames);
-        if lost > 0 {
-            self.notices.push(format!("{shown}: damaged while in use: {lost} records cannot be read any more"));
-        }
-    }
 }
 
 impl Drop for Spool {
     fn drop(&mut self) {
         // Nobody is left to tell; what is not written stays in the spool.
         let _ = self.flush();
-    }
-}
-
-/// What a segment became when only what is to be kept was written anew.
-struct Rewritten {
-    file: Box<dyn DiskFile>,
-    size: u64,
-    /// Where the records are now.
-    places: Vec<(u64, Place)>,
-    /// Not everything in the old one could be read.
-    damaged: bool,
-}
-
-/// Writes what waits in a segment, and is to be kept, into a new file and syncs it.
-fn rewrite(
-    disk: &dyn Disk,
-    to: &str,
-    from: &dyn DiskFile,
-    size: u64,
-    ids: Range<u64>,
-    keep: impl Fn(&Entry<'_>) -> bool,
-) -> io::Result<Rewritten> {
-    let file = disk.open(to, Access::Fresh)?;
-    let mut rewritten = Rewritten { file, size: 0, places: Vec::new(), damaged: false };
-    let mut scanner = Scanner::new(ids.start, ids.end);
-    let mut bytes = frame::HEADER.to_vec();
-    while let Some(found) = scanner.next(from, size) {
-        match found {
-            Found::Record(entry) if !entry.settled && keep(&entry) => {
-                let place = Place { at: rewritten.size + bytes.len() as u64, size: entry.size };
-                rewritten.places.push((entry.id, place));
-                let length = u32::try_from(entry.text.len()).expect("it was read from a frame");
-                frame::encode(&mut bytes, entry.id, entry.accepted, entry.text, length);
-                if bytes.len() >= 64 << 10 {
-                    write_all_at(&*rewritten.file, &bytes, rewritten.size)?;
-                    rewritten.size += bytes.len() as u64;
-                    bytes.clear();
-                }
-            }
-            Found::Record(_) => {}
-            Found::Damage(_) | Found::Tail(_) => rewritten.damaged = true,
-        }
-    }
-    write_all_at(&*rewritten.file, &bytes, rewritten.size)?;
-    rewritten.size += bytes.len() as u64;
-    rewritten.file.sync()?;
-    Ok(rewritten)
-}
-
-fn record(entry: &Entry<'_>) -> Record {
-    let start = || Timestamp::from_millis(0).expect("1970 is in the calendar");
-    Record {
-        id: entry.id,
-        accepted: Timestamp::from_millis(entry.accepted).unwrap_or_else(start),
-        text: String::from_utf8_lossy(entry.text).into_owned(),
     }
 }
 

@@ -111,7 +111,10 @@ impl Model {
     fn new(seed: u64) -> Model {
         let disk = SimulatedDisk::new(seed);
         let limits = Limits { size: 6000, segment: 1200 };
-        let spool = Some(Spool::open_on(Box::new(disk.clone()), limits, now()).unwrap());
+        let mut spool = Spool::open_on(Box::new(disk.clone()), limits, now()).unwrap();
+        // So that a batch of dead letters is written in the middle of things.
+        spool.most_burials = 3;
+        let spool = Some(spool);
         Model {
             disk,
             spool,
@@ -397,6 +400,7 @@ impl Model {
         self.fresh.clear();
         self.last_next = 0;
         self.spool = Some(Spool::open_on(Box::new(self.disk.clone()), self.limits, now()).unwrap());
+        self.spool().most_burials = 3;
     }
 }
 

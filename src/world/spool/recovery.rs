@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::io;
 
+use super::Spool;
 use super::dead::{self, DeadLetters};
 use super::disk::{Access, write_all_at};
 use super::frame::{self, Found, HEAD, HEADER, Scanner};
-use super::{COMPACT, SALVAGED, Segment, Spool, first_id, name, rewrite};
+use super::segment::{COMPACT, SALVAGED, Segment, first_id, name, rewrite};
 use crate::model::exit::Failure;
 
 /// What was found in a segment.
