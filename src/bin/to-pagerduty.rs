@@ -7,6 +7,7 @@ use tutum::flow::delivery::args::{self, DeliveryArgs};
 use tutum::flow::delivery::run::{SinkArgs, run};
 use tutum::flow::pump::{self, PumpArgs};
 use tutum::sink::pagerduty::{Action, Api, PagerDuty, PagerDutyArgs};
+use tutum::world::proxy::PROXY_ENVIRONMENT;
 use tutum::world::tls::{self, TlsArgs};
 
 #[derive(Default)]
@@ -154,14 +155,22 @@ The dedup key is the object's resource_uri, for an action that of the object it 
         Section { title: "Input", flags: &pump::flags() },
         Section { title: "Network", flags: &tls::flags() },
     ],
-    environment: &[
-        ("PAGERDUTY_KEY", "the integration key"),
-        ("CREDENTIALS_DIRECTORY", "may hold it in a file pagerduty-key (systemd's LoadCredential=)"),
-    ],
+    environment: &ENVIRONMENT,
     examples: &[
         ("page when the stream is down or a node is lost", "tutum-stream | tutum-enrich | to-pagerduty --state alerts.json"),
         ("pages that could not be sent go to Slack", "to-pagerduty --receipts | tutum-filter --where /status=dead | to-slack"),
     ],
+};
+
+const ENVIRONMENT: [(&str, &str); 5] = {
+    let [own_proxy, any_proxy, no_proxy] = PROXY_ENVIRONMENT;
+    [
+        ("PAGERDUTY_KEY", "the integration key"),
+        ("CREDENTIALS_DIRECTORY", "may hold it in a file pagerduty-key (systemd's LoadCredential=)"),
+        own_proxy,
+        any_proxy,
+        no_proxy,
+    ]
 };
 
 fn main() -> ExitCode {

@@ -7,6 +7,7 @@ use tutum::flow::delivery::args::{self, DeliveryArgs};
 use tutum::flow::delivery::run::{SinkArgs, run};
 use tutum::flow::pump::{self, PumpArgs};
 use tutum::sink::slack::{Slack, SlackArgs};
+use tutum::world::proxy::PROXY_ENVIRONMENT;
 use tutum::world::tls::{self, TlsArgs};
 
 #[derive(Default)]
@@ -101,15 +102,23 @@ A TEMPLATE is Jinja over the record: {{ type }}, {{ resource.name }}, {{ receive
         Section { title: "Input", flags: &pump::flags() },
         Section { title: "Network", flags: &tls::flags() },
     ],
-    environment: &[
-        ("SLACK_URL", "the webhook's URL"),
-        ("CREDENTIALS_DIRECTORY", "may hold it in a file slack-url (systemd's LoadCredential=)"),
-    ],
+    environment: &ENVIRONMENT,
     examples: &[
         ("what happens to services", "tutum-stream | tutum-filter --type service | tutum-enrich | to-slack"),
         ("your own words", "to-slack --text '*{{ resource.name }}* is now {{ state }}'"),
         ("see what would be sent", "to-slack --dry-run <recording.ndjson"),
     ],
+};
+
+const ENVIRONMENT: [(&str, &str); 5] = {
+    let [own_proxy, any_proxy, no_proxy] = PROXY_ENVIRONMENT;
+    [
+        ("SLACK_URL", "the webhook's URL"),
+        ("CREDENTIALS_DIRECTORY", "may hold it in a file slack-url (systemd's LoadCredential=)"),
+        own_proxy,
+        any_proxy,
+        no_proxy,
+    ]
 };
 
 fn main() -> ExitCode {

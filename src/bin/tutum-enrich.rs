@@ -16,6 +16,7 @@ use tutum::model::quantity::show_duration;
 use tutum::world::World;
 use tutum::world::credentials::{self, Authorization, TUTUM_ENVIRONMENT, TutumAuthArgs, variable};
 use tutum::world::http::{Http, HttpLimits};
+use tutum::world::proxy::{PROXY_ENVIRONMENT, Proxies, Proxy};
 use tutum::world::tls::{self, Tls, TlsArgs};
 
 #[derive(Default)]
@@ -45,8 +46,9 @@ impl AsMut<PumpArgs> for Args {
     }
 }
 
-const ENVIRONMENT: [(&str, &str); 7] = {
+const ENVIRONMENT: [(&str, &str); 10] = {
     let [auth, user, tutorial, password, home] = TUTUM_ENVIRONMENT;
+    let [own_proxy, any_proxy, no_proxy] = PROXY_ENVIRONMENT;
     [
         ("TUTUM_BASE_URL", "the API's base, e.g. https://host/api/v1/, if --url is not given"),
         ("TUTUM_REST_HOST", "the API's host, with or without https://, if TUTUM_BASE_URL is not set"),
@@ -55,6 +57,9 @@ const ENVIRONMENT: [(&str, &str); 7] = {
         tutorial,
         password,
         home,
+        own_proxy,
+        any_proxy,
+        no_proxy,
     ]
 };
 
@@ -156,6 +161,8 @@ fn main() -> ExitCode {
 fn run(args: Args, world: &mut World) -> Result<Exit, Failure> {
     let (origin, dropped) = origin(args.url.as_deref()).map_err(Failure::usage)?;
     let tls = Tls::load(&args.tls).map_err(Failure::usage)?;
+    let proxies = Proxies::from_environment();
+    let proxy = proxies.find(&origin).map_err(Failure::usage)?;
     let authorization = credentials::tutum(&args.auth).map_err(Failure::usage)?;
     if authorization.is_none() && !origin.is_loopback() {
         return Err(Failure::usage(
@@ -173,9 +180,12 @@ fn run(args: Args, world: &mut World) -> Result<Exit, Failure> {
     if tls.is_insecure() {
         world.diagnostics.warn("--insecure: the server's certificate is not verified");
     }
+    if let Some(proxy) = &proxy {
+        world.diagnostics.detail(&format!("{origin}: through the proxy {proxy}"));
+    }
     if world.check {
         pump::open_rejects(&args.pump)?;
-        return world.checked(&facts(&args.enrich, &origin, authorization.as_ref()));
+        return world.checked(&facts(&args.enrich, &origin, proxy.as_ref(), authorization.as_ref()));
     }
     let limits = HttpLimits {
         timeout: args.enrich.timeout.min(LONGEST_REQUEST),
@@ -183,7 +193,7 @@ fn run(args: Args, world: &mut World) -> Result<Exit, Failure> {
         connections: args.enrich.concurrency,
     };
     let work = Work {
-        transport: Arc::new(Http::new(&tls, origin.is_secure(), limits)),
+        transport: Arc::new(Http::new(&tls, origin.is_secure(), proxies, limits)),
         origin,
         with_secrets: args.enrich.with_secrets,
         wake: world.wake.clone(),
@@ -225,14 +235,20 @@ fn origin(url: Option<&str>) -> Result<(Address, Option<String>), String> {
     Ok((address.with_path("/"), dropped))
 }
 
-fn facts(args: &EnrichArgs, origin: &Address, authorization: Option<&Authorization>) -> Vec<String> {
+fn facts(
+    args: &EnrichArgs,
+    origin: &Address,
+    proxy: Option<&Proxy>,
+    authorization: Option<&Authorization>,
+) -> Vec<String> {
+    let way = proxy.map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
     let who = match authorization {
         None => "without credentials".to_owned(),
         Some(Authorization::User { name, .. }) => format!("as user {name}"),
         Some(Authorization::Header(_)) => "with a complete Authorization header".to_owned(),
     };
     vec![
-        format!("would ask {origin} {who}, {} requests at once", args.concurrency),
+        format!("would ask {origin}{way} {who}, {} requests at once", args.concurrency),
         format!(
             "would hold an event for {} at most, and use an answer for {}",
             show_duration(args.timeout),

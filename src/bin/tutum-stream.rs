@@ -8,6 +8,7 @@ use tutum::model::exit::{Exit, Failure};
 use tutum::source::tutum::{AuthForm, Tutum, TutumArgs, events_address};
 use tutum::world::World;
 use tutum::world::credentials::{self, TUTUM_ENVIRONMENT, TutumAuthArgs};
+use tutum::world::proxy::{PROXY_ENVIRONMENT, Proxies};
 use tutum::world::tls::{self, Tls, TlsArgs};
 
 #[derive(Default)]
@@ -98,8 +99,9 @@ The hosted service is gone, so a server must be named; tutum-serve is one.",
     ],
 };
 
-const ENVIRONMENT: [(&str, &str); 7] = {
+const ENVIRONMENT: [(&str, &str); 10] = {
     let [auth, apikey, token, pass, home] = TUTUM_ENVIRONMENT;
+    let [own_proxy, any_proxy, no_proxy] = PROXY_ENVIRONMENT;
     [
         ("TUTUM_STREAM_URL", "the server, with /v1/ at the end, if --url is not given"),
         ("TUTUM_STREAM_HOST", "the server, scheme and host only, if neither is given"),
@@ -108,6 +110,9 @@ const ENVIRONMENT: [(&str, &str); 7] = {
         token,
         pass,
         home,
+        own_proxy,
+        any_proxy,
+        no_proxy,
     ]
 };
 
@@ -119,7 +124,11 @@ fn run(args: Args, world: &mut World) -> Result<Exit, Failure> {
     args.connection.check()?;
     let address = events_address(args.tutum.url.as_deref())?;
     let tls = Tls::load(&args.tls).map_err(Failure::usage)?;
-    let mut source = Tutum::new(address, args.tutum, args.auth, tls, args.connection.timeout)?;
+    let proxy = Proxies::from_environment().find(&address).map_err(Failure::usage)?;
+    if let Some(proxy) = &proxy {
+        world.diagnostics.detail(&format!("{address}: through the proxy {proxy}"));
+    }
+    let mut source = Tutum::new(address, args.tutum, args.auth, tls, proxy, args.connection.timeout)?;
     if source.is_exposed() {
         world.diagnostics.warn("--url: ws:// is not encrypted: anyone on the way can read the credentials");
     }

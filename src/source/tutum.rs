@@ -10,6 +10,7 @@ use crate::model::json::{self, Pointer};
 use crate::model::time::Timestamp;
 use crate::world::credentials::{self, Authorization, TutumAuthArgs, variable};
 use crate::world::http::CONNECT_TIMEOUT;
+use crate::world::proxy::Proxy;
 use crate::world::tls::Tls;
 use crate::world::websocket::client::{self, Call};
 
@@ -82,6 +83,7 @@ pub struct Tutum {
     auth: TutumAuthArgs,
     authorization: Option<Authorization>,
     tls: Tls,
+    proxy: Option<Proxy>,
     answer_timeout: Duration,
 }
 
@@ -95,6 +97,7 @@ impl Tutum {
         args: TutumArgs,
         auth: TutumAuthArgs,
         tls: Tls,
+        proxy: Option<Proxy>,
         answer_timeout: Duration,
     ) -> Result<Tutum, Failure> {
         let authorization = find(&auth).map_err(Failure::usage)?;
@@ -103,7 +106,7 @@ impl Tutum {
                 "no credentials: give --user and --token-file, or set TUTUM_AUTH, or TUTUM_USER and TUTUM_APIKEY",
             ));
         }
-        Ok(Tutum { address, args, auth, authorization, tls, answer_timeout })
+        Ok(Tutum { address, args, auth, authorization, tls, proxy, answer_timeout })
     }
 
     /// Whether anyone on the way can read the credential.
@@ -118,7 +121,8 @@ impl Tutum {
             (Some(Authorization::User { name, .. }), form) => format!("as {name} ({})", words(form)),
             (Some(Authorization::Header(_)), form) => format!("with a complete authorization ({})", words(form)),
         };
-        format!("would connect to {} {proof}", self.address.without_query())
+        let way = self.proxy.as_ref().map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
+        format!("would connect to {}{way} {proof}", self.address.without_query())
     }
 }
 
@@ -154,6 +158,7 @@ impl Protocol for Tutum {
             address: self.address.clone(),
             headers: Vec::new(),
             tls: self.tls.clone(),
+            proxy: self.proxy.clone(),
             connect_timeout: CONNECT_TIMEOUT,
             answer_timeout: self.answer_timeout,
         };
@@ -241,6 +246,7 @@ mod tests {
             auth: TutumAuthArgs::default(),
             authorization: Some(Authorization::User { name: "jo".to_owned(), key }),
             tls: Tls::load(&TlsArgs::default()).unwrap(),
+            proxy: None,
             answer_timeout: Duration::from_secs(1),
         }
     }

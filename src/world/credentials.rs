@@ -111,9 +111,7 @@ impl Authorization {
     /// The value of the `Authorization` header.
     pub fn header(&self) -> Secret {
         match self {
-            Authorization::User { name, key } => {
-                Secret::new(&format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:{}", key.expose()))))
-            }
+            Authorization::User { name, key } => basic(name, key.expose()),
             Authorization::Header(value) => value.clone(),
         }
     }
@@ -145,6 +143,11 @@ impl Authorization {
         let all = spellings.into_iter().chain(encoded);
         all.fold(text.to_owned(), |text, spelling| Secret::new(&spelling).redact(&text))
     }
+}
+
+/// The value of a header that proves a user by a password (RFC 7617).
+pub fn basic(name: &str, password: &str) -> Secret {
+    Secret::new(&format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:{password}"))))
 }
 
 /// Looks for Tutum's credentials: flags, `TUTUM_AUTH`, user and API key under both names, user and password, `~/.tutum`.

@@ -1,11 +1,22 @@
 //! Our Request and Response, and the Transport that carries them. Hides ureq.
+//!
+//! ureq connects by our own [`dial`]: its own way gives the first of several addresses most of the time, takes any slow drip of a proxy for an answer,
+//! and reads the proxy variables by rules that are not curl's. The part of ureq for that (`unversioned`) may change in any 3.x.
 
-use std::io::Read;
-use std::time::Duration;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use ureq::Agent;
+use ureq::http::Uri;
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport as carrier;
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector};
 
+use super::dial;
+use super::proxy::Proxies;
 use super::tls::{self, Tls};
 use crate::model::address::Address;
 use crate::model::secret::Secret;
@@ -123,7 +134,7 @@ pub struct Http {
 
 impl Http {
     /// A transport. `secure` says whether any address it is for is https: only then are the system's roots read.
-    pub fn new(tls: &Tls, secure: bool, limits: HttpLimits) -> Http {
+    pub fn new(tls: &Tls, secure: bool, proxies: Proxies, limits: HttpLimits) -> Http {
         let mut config = TlsConfig::builder()
             .unversioned_rustls_crypto_provider(tls::provider())
             .disable_verification(tls.is_insecure());
@@ -135,19 +146,19 @@ impl Http {
             let key = PrivateKey::from_pem(key).expect("the key was understood when it was loaded");
             config = config.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
         }
-        let agent = Agent::config_builder()
+        let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .timeout_connect(Some(CONNECT_TIMEOUT.min(limits.timeout)))
-            .timeout_resolve(Some(CONNECT_TIMEOUT.min(limits.timeout)))
             .timeout_global(Some(limits.timeout))
             .max_idle_connections_per_host(limits.connections)
             .proxy(None)
             .user_agent(concat!("tutum/", env!("CARGO_PKG_VERSION")))
             .tls_config(config.build())
-            .build()
-            .new_agent();
+            .build();
+        let connector = Dialer { proxies, longest: limits.timeout }.chain(RustlsConnector::default());
+        let agent = Agent::with_parts(config, connector, NoResolver);
         Http { agent, limit: limits.body }
     }
 
@@ -202,6 +213,108 @@ impl Transport for Http {
             response.truncated = true;
         }
         Ok(response)
+    }
+}
+
+/// Leaves looking up names to [`Dialer`]: behind a proxy the proxy does it.
+#[derive(Debug)]
+struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(&self, _: &Uri, _: &ureq::config::Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        Ok(self.empty())
+    }
+}
+
+/// Makes ureq's connections, all but TLS.
+#[derive(Debug)]
+struct Dialer {
+    proxies: Proxies,
+    /// No operation takes longer.
+    longest: Duration,
+}
+
+impl Connector for Dialer {
+    type Out = Socket;
+
+    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Socket>, ureq::Error> {
+        let failed = |reason: String| ureq::Error::Io(io::Error::other(reason));
+        let uri = details.uri;
+        let host = uri.host().unwrap_or_default();
+        let address = Address {
+            scheme: uri.scheme_str().unwrap_or_default().to_owned(),
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            explicit_port: uri.port_u16(),
+            path: "/".to_owned(),
+            query: None,
+        };
+        let proxy = self.proxies.find(&address).map_err(failed)?;
+        let deadline = Instant::now() + (*details.timeout.after).min(self.longest);
+        let tcp = dial::dial(&address, proxy.as_ref(), deadline).map_err(failed)?;
+        let tcp = Arc::new(tcp);
+        let handle: Weak<dyn carrier::ShutdownHandle> = Arc::<TcpStream>::downgrade(&tcp);
+        (details.register_shutdown)(handle)?;
+        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        Ok(Some(Socket { tcp, buffers, longest: self.longest }))
+    }
+}
+
+/// A connected socket, as ureq wants it.
+#[derive(Debug)]
+struct Socket {
+    tcp: Arc<TcpStream>,
+    buffers: LazyBuffers,
+    longest: Duration,
+}
+
+impl Socket {
+    /// What an operation may take from now on; a socket has no timeout of zero.
+    fn left(&self, timeout: NextTimeout) -> Result<Duration, ureq::Error> {
+        let left = (*timeout.after).min(self.longest);
+        if left.is_zero() { Err(ureq::Error::Timeout(timeout.reason)) } else { Ok(left) }
+    }
+}
+
+/// A socket's timeout shows as `WouldBlock`.
+fn late(error: io::Error, timeout: NextTimeout) -> ureq::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => ureq::Error::Timeout(timeout.reason),
+        _ => error.into(),
+    }
+}
+
+impl carrier::Transport for Socket {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.tcp.set_write_timeout(Some(self.left(timeout)?))?;
+        (&*self.tcp).write_all(&self.buffers.output()[..amount]).map_err(|error| late(error, timeout))
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        let deadline = Instant::now() + self.left(timeout)?;
+        let amount = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Signals are no reason to wait longer.
+            if left.is_zero() {
+                return Err(ureq::Error::Timeout(timeout.reason));
+            }
+            self.tcp.set_read_timeout(Some(left))?;
+            match (&*self.tcp).read(self.buffers.input_append_buf()) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => break result.map_err(|error| late(error, timeout))?,
+            }
+        };
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    /// Whether a connection kept for reuse is still good: the server has neither closed it nor said anything unasked.
+    fn is_open(&mut self) -> bool {
+        let quiet = |tcp: &TcpStream| matches!(tcp.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+        self.tcp.set_nonblocking(true).is_ok() && quiet(&self.tcp) && self.tcp.set_nonblocking(false).is_ok()
     }
 }
 

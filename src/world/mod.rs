@@ -3,7 +3,9 @@
 pub mod clock;
 pub mod credentials;
 pub mod diagnostics;
+pub mod dial;
 pub mod http;
+pub mod proxy;
 pub mod signals;
 pub mod spool;
 pub mod streams;

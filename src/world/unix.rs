@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -198,6 +199,22 @@ pub fn stdin_is_terminal() -> bool {
 /// Device and inode of standard error, in the spelling of `JOURNAL_STREAM` (systemd.exec(5)).
 pub fn stderr_identity() -> Option<String> {
     rustix::fs::fstat(rustix::stdio::stderr()).ok().map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// Begins to connect. The socket does not block; poll says that there is room to write when it is connected or has failed, and `take_error` which.
+///
+/// # Errors
+/// As connect(2): it failed at once, for want of a route perhaps.
+pub fn begin_connect(address: &SocketAddr) -> io::Result<TcpStream> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, address) {
+        // After an interruption it goes on by itself.
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS | rustix::io::Errno::INTR) => Ok(socket.into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Has the system probe a silent connection after `idle`, and end it if nothing comes back for as long again.

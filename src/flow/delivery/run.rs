@@ -13,6 +13,7 @@ use crate::model::exit::{Exit, Failure};
 use crate::model::line::Lines;
 use crate::world::World;
 use crate::world::http::{Http, HttpLimits};
+use crate::world::proxy::Proxies;
 use crate::world::spool;
 use crate::world::streams::{StandardOutput, Written};
 use crate::world::tls::{Tls, TlsArgs};
@@ -75,11 +76,16 @@ pub fn run<D: Destination>(
     let rehearsal = args.delivery.dry_run;
     let destination = make(rehearsal, world)?;
     let tls = Tls::load(&args.tls).map_err(Failure::usage)?;
+    let proxies = Proxies::from_environment();
+    let way = match proxies.find(destination.address()).map_err(Failure::usage)? {
+        Some(proxy) => format!(" through the proxy {proxy}"),
+        None => String::new(),
+    };
     if world.check {
         pump::open_rejects(&args.pump)?;
         args.delivery.open_dead_letters()?;
         let verb = if rehearsal { "would print the requests for" } else { "would send each event to" };
-        return world.checked(&[format!("{verb} {}", destination.address())]);
+        return world.checked(&[format!("{verb} {}{way}", destination.address())]);
     }
     if rehearsal {
         return pump(world, &mut DryRun::new(destination, world), &args.pump);
@@ -87,9 +93,12 @@ pub fn run<D: Destination>(
     if tls.is_insecure() {
         world.diagnostics.warn("--insecure: the server's certificate is not verified");
     }
+    if !way.is_empty() {
+        world.diagnostics.detail(&format!("{}:{way}", destination.address()));
+    }
     let limits =
         HttpLimits { timeout: args.delivery.timeout, body: MAX_ANSWER, connections: destination.pacing().concurrency };
-    let transport = Http::new(&tls, destination.address().is_secure(), limits);
+    let transport = Http::new(&tls, destination.address().is_secure(), proxies, limits);
     if args.delivery.send_test {
         return send_test(&destination, &transport, world);
     }

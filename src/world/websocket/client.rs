@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -19,6 +19,8 @@ use tungstenite::{Error, Message, Utf8Bytes, WebSocket};
 use crate::model::address::Address;
 use crate::model::json::{self, Pointer};
 use crate::model::secret::Secret;
+use crate::world::dial;
+use crate::world::proxy::Proxy;
 use crate::world::tls::{self, Encrypted, Tls};
 
 /// The longest message taken, in bytes, whether it comes in one frame or many.
@@ -36,7 +38,9 @@ pub struct Call {
     pub headers: Vec<(&'static str, Secret)>,
     /// For `wss`.
     pub tls: Tls,
-    /// For name and connection, all addresses together.
+    /// The way there, if it is not direct.
+    pub proxy: Option<Proxy>,
+    /// For name, connection and the proxy's tunnel, all addresses together.
     pub connect_timeout: Duration,
     /// For the answers to TLS and to the upgrade, together.
     pub answer_timeout: Duration,
@@ -104,14 +108,13 @@ impl Deref for Text {
     }
 }
 
-/// Looks up the name, connects to each address in turn, speaks TLS and asks for the upgrade. Follows no redirect. Blocks: call it in a thread.
+/// Looks up the name, connects, through a proxy if there is one, speaks TLS and asks for the upgrade. Follows no redirect. Blocks: call it in a thread.
 ///
 /// # Errors
 /// Tells the stages apart; see [`CallError`].
 pub fn dial(call: &Call) -> Result<Client, CallError> {
-    let tcp = connect(&call.address, call.connect_timeout).map_err(CallError::Unreachable)?;
-    // Small frames (pings) should leave at once; where that cannot be had, they leave later.
-    let _ = tcp.set_nodelay(true);
+    let deadline = Instant::now() + call.connect_timeout;
+    let tcp = dial::dial(&call.address, call.proxy.as_ref(), deadline).map_err(CallError::Unreachable)?;
     let wire = Wire { tcp, received: 0, deadline: Some(Instant::now() + call.answer_timeout) };
     let stream = if call.address.is_secure() {
         let encrypted = Encrypted::connect(&call.tls, &call.address.host, wire);
@@ -130,31 +133,6 @@ pub fn dial(call: &Call) -> Result<Client, CallError> {
     let ready = wire.tcp.set_read_timeout(None).and_then(|()| wire.tcp.set_write_timeout(None));
     ready.and_then(|()| wire.tcp.set_nonblocking(true)).map_err(|error| explain_io("the socket", &error))?;
     Ok(Client { socket, unsent: false, closing: false })
-}
-
-fn connect(address: &Address, timeout: Duration) -> Result<TcpStream, String> {
-    let deadline = Instant::now() + timeout;
-    let found = (address.host.as_str(), address.port()).to_socket_addrs();
-    let addresses: Vec<SocketAddr> =
-        found.map_err(|error| format!("the host's name cannot be looked up: {error}"))?.collect();
-    if Instant::now() >= deadline {
-        return Err("looking up the host's name took too long".to_owned());
-    }
-    let mut failure = "the host's name has no address".to_owned();
-    for (index, address) in addresses.iter().enumerate() {
-        // An address that swallows packets leaves the others their share of the time.
-        let share = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
-        let left = deadline.saturating_duration_since(Instant::now()) / share;
-        if left.is_zero() {
-            break;
-        }
-        match TcpStream::connect_timeout(address, left) {
-            Ok(tcp) => return Ok(tcp),
-            Err(error) if error.kind() == ErrorKind::TimedOut => failure = "cannot connect: timed out".to_owned(),
-            Err(error) => failure = format!("cannot connect: {error}"),
-        }
-    }
-    Err(failure)
 }
 
 fn request(call: &Call) -> Result<Request, CallError> {
