@@ -181,7 +181,7 @@ fn run(args: Args, world: &mut World) -> Result<Exit, Failure> {
         world.diagnostics.warn("--insecure: the server's certificate is not verified");
     }
     if let Some(proxy) = &proxy {
-        world.diagnostics.detail(&format!("{origin}: through the proxy {proxy}"));
+        proxy.announce(&origin, &world.diagnostics);
     }
     if world.check {
         pump::open_rejects(&args.pump)?;

@@ -126,7 +126,7 @@ fn run(args: Args, world: &mut World) -> Result<Exit, Failure> {
     let tls = Tls::load(&args.tls).map_err(Failure::usage)?;
     let proxy = Proxies::from_environment().find(&address).map_err(Failure::usage)?;
     if let Some(proxy) = &proxy {
-        world.diagnostics.detail(&format!("{address}: through the proxy {proxy}"));
+        proxy.announce(&address, &world.diagnostics);
     }
     let mut source = Tutum::new(address, args.tutum, args.auth, tls, proxy, args.connection.timeout)?;
     if source.is_exposed() {

@@ -290,7 +290,11 @@ impl carrier::Transport for Socket {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         self.tcp.set_write_timeout(Some(self.left(timeout)?))?;
-        (&*self.tcp).write_all(&self.buffers.output()[..amount]).map_err(|error| late(error, timeout))
+        match (&*self.tcp).write_all(&self.buffers.output()[..amount]) {
+            // The server ended the connection, and may have said why (a TLS alert, an early 413): the next read tells.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            result => result.map_err(|error| late(error, timeout)),
+        }
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {

@@ -12,6 +12,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::credentials::{self, variable};
+use super::diagnostics::Diagnostics;
 use crate::model::address::{Address, percent_decode};
 use crate::model::secret::Secret;
 
@@ -66,6 +67,18 @@ impl Proxy {
             Ok::<_, String>(credentials::basic(&decoded(name)?, &decoded(password)?))
         });
         Ok(Proxy { address, authorization: authorization.transpose()?, variable })
+    }
+}
+
+impl Proxy {
+    /// Tells which way an address is reached; loudly if "this machine" would be whatever the proxy takes for it.
+    pub fn announce(&self, address: &Address, diagnostics: &Diagnostics) {
+        if address.is_loopback() && !self.address.is_loopback() {
+            let host = &address.host;
+            diagnostics.warn(&format!("{address}: goes through the proxy {self}, unless NO_PROXY names {host}"));
+        } else {
+            diagnostics.detail(&format!("{address}: through the proxy {self}"));
+        }
     }
 }
 

@@ -136,9 +136,9 @@ fn without_a_file_a_given_up_record_is_named() {
     command.env("SLACK_URL", format!("http://127.0.0.1:{port}/services/{SECRET}"));
     let finished = Running::start(command).input(events(1).as_bytes()).finish().expect_code(1);
     assert!(
-        finished
-            .stderr
-            .contains("service update /api/v1/service/1/: not delivered: given up after 0s: Connection refused"),
+        finished.stderr.contains(
+            "service update /api/v1/service/1/: not delivered: given up after 0s: cannot connect: Connection refused"
+        ),
         "{}",
         finished.stderr
     );

@@ -576,7 +576,10 @@ impl<D: Destination, C: Courier> Stage for Delivery<D, C> {
             None => accounts.with("waiting", self.queue.len() as u64),
             Some(store) => {
                 let waiting = if self.abandoned { 0 } else { store.waiting() };
-                accounts.with("waiting", waiting).with("recovered", store.recovered).with("unaccepted", self.unaccepted)
+                accounts
+                    .with("waiting", waiting)
+                    .with("recovered", store.recovered)
+                    .with("unaccepted", self.unaccepted + store.withdrawn)
             }
         }
     }

@@ -86,14 +86,15 @@ pub fn run<D: Destination>(
     let destination = make(rehearsal, world)?;
     let tls = Tls::load(&args.tls).map_err(Failure::usage)?;
     let proxies = Proxies::from_environment();
-    let way = match proxies.find(destination.address()).map_err(Failure::usage)? {
-        Some(proxy) => format!(" through the proxy {proxy}"),
-        None => String::new(),
-    };
+    let proxy = if rehearsal { None } else { proxies.find(destination.address()).map_err(Failure::usage)? };
+    if let Some(proxy) = &proxy {
+        proxy.announce(destination.address(), &world.diagnostics);
+    }
     if world.check {
         pump::open_rejects(&args.pump)?;
         args.delivery.open_dead_letters()?;
         let verb = if rehearsal { "would print the requests for" } else { "would send each event to" };
+        let way = proxy.map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
         return world.checked(&[format!("{verb} {}{way}", destination.address())]);
     }
     if rehearsal {
@@ -101,9 +102,6 @@ pub fn run<D: Destination>(
     }
     if tls.is_insecure() {
         world.diagnostics.warn("--insecure: the server's certificate is not verified");
-    }
-    if !way.is_empty() {
-        world.diagnostics.detail(&format!("{}:{way}", destination.address()));
     }
     let limits =
         HttpLimits { timeout: args.delivery.timeout, body: MAX_ANSWER, connections: destination.pacing().concurrency };

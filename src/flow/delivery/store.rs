@@ -14,7 +14,10 @@ pub struct Store {
     spool: Spool,
     /// Lines to be passed on once what was appended is safe.
     unsafe_lines: Lines,
-    appended: bool,
+    /// The ids appended since the last commit.
+    appended: Vec<u64>,
+    /// Records that were appended and could not be made safe.
+    pub withdrawn: u64,
     settled: bool,
     /// The numbers on this input of the records that were not handed out yet: runs of ids, each with its first number and length.
     numbers: VecDeque<Run>,
@@ -41,7 +44,8 @@ impl Store {
         Ok(Some(Store {
             spool,
             unsafe_lines: Lines::default(),
-            appended: false,
+            appended: Vec::new(),
+            withdrawn: 0,
             settled: false,
             numbers: VecDeque::new(),
             recovered,
@@ -54,7 +58,7 @@ impl Store {
     /// The disk is full or fails; the record is not accepted.
     pub fn append(&mut self, seq: u64, text: &str, accepted: Timestamp) -> Result<(), Failure> {
         let id = self.spool.append(text, accepted)?;
-        self.appended = true;
+        self.appended.push(id);
         match self.numbers.back_mut() {
             Some(run) if run.id + run.length == id && run.seq + run.length == seq => run.length += 1,
             _ => self.numbers.push_back(Run { id, seq, length: 1 }),
@@ -72,9 +76,12 @@ impl Store {
     /// # Errors
     /// The disk fails: what was appended is not accepted and not passed on.
     pub fn commit(&mut self, lines: &mut Lines) -> Result<(), Failure> {
-        if self.appended {
-            self.appended = false;
+        if !self.appended.is_empty() {
+            let appended = std::mem::take(&mut self.appended);
             if let Err(failure) = self.spool.sync() {
+                // Some may have been made safe on the way; they are delivered, though their lines are not passed on.
+                let durable = self.spool.durable();
+                self.withdrawn += appended.iter().filter(|id| **id > durable).count() as u64;
                 self.unsafe_lines.discard();
                 return Err(failure);
             }

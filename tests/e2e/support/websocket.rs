@@ -1,7 +1,7 @@
 //! A WebSocket server on loopback that the test plays itself, step by step, and that misbehaves exactly as told.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,12 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        Server::at("127.0.0.1:0".parse().expect("it is an address"))
+    }
+
+    /// A server at an address of this machine.
+    pub fn at(address: SocketAddr) -> Server {
+        let listener = TcpListener::bind(address).expect("the port is free");
         listener.set_nonblocking(true).expect("a listener can be nonblocking");
         Server { listener, tls: None }
     }
@@ -41,6 +46,28 @@ impl Server {
             .with_single_cert(vec![made.cert.der().clone()], key)
             .expect("certificate and key fit");
         (Server { tls: Some(Arc::new(config)), ..Server::start() }, made.cert.pem())
+    }
+
+    /// A server that lets in only who shows the right certificate, and the files a client needs, by name: the server's certificate, its own, its key.
+    pub fn start_mutual() -> (Server, [(&'static str, String); 3]) {
+        let make =
+            |name: &str| rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate can be made");
+        let (own, client) = (make("localhost"), make("client"));
+        let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).expect("the key is one");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(client.cert.der().clone()).expect("the certificate is one");
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has them")
+            .with_client_cert_verifier(verifier.build().expect("there is a root"))
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .expect("certificate and key fit");
+        let key = client.signing_key.serialize_pem();
+        let files = [("ca.pem", own.cert.pem()), ("client.pem", client.cert.pem()), ("key.pem", key)];
+        (Server { tls: Some(Arc::new(config)), ..Server::start() }, files)
     }
 
     pub fn port(&self) -> u16 {
@@ -180,6 +207,14 @@ impl Peer {
         );
         let _ = peer.tcp.shutdown(Shutdown::Write);
         let _ = peer.read(&mut [0; 64]);
+    }
+
+    /// Reads the body of the request, whose head was read, answers it and ends the connection: HTTP by hand, where [`super::http`] has no TLS.
+    #[track_caller]
+    pub fn answer(mut self, status: &str, body: &str) {
+        let length = self.header("content-length").map_or(0, |length| length.parse().expect("a length is a number"));
+        self.read_exact(&mut vec![0; length]).expect("the body comes");
+        self.refuse_read(status, "", body);
     }
 
     #[track_caller]
