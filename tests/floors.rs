@@ -16,10 +16,11 @@ const FLOORS: [(&str, &[&str]); 8] = [
 ];
 
 /// Where each foreign crate is named: a file, or a folder of files that are one module.
-const CRATES: [(&str, &str); 15] = [
+const CRATES: [(&str, &str); 16] = [
     ("base64", "src/world/credentials.rs"),
     ("crc32fast", "src/world/spool/frame.rs"),
     ("fastrand", "src/world/clock.rs"),
+    ("flate2", "src/world/http.rs"),
     ("httparse", "src/world/websocket/"),
     ("jiff", "src/model/time.rs"),
     ("lexopt", "src/cli/parse.rs"),

@@ -142,10 +142,17 @@ impl World {
     /// # Errors
     /// The output is broken.
     pub fn checked(&mut self, facts: &[String]) -> Result<Exit, Failure> {
+        let facts: Vec<String> = facts.iter().map(|fact| format!("{}: {fact}", self.program)).collect();
+        self.print(&facts.join("\n"))
+    }
+
+    /// Prints a text that is not records, with a line break at its end.
+    ///
+    /// # Errors
+    /// The output is broken.
+    pub fn print(&mut self, text: &str) -> Result<Exit, Failure> {
         let mut lines = crate::model::line::Lines::default();
-        for fact in facts {
-            lines.push(format!("{}: {fact}", self.program).as_bytes());
-        }
+        lines.push(text.as_bytes());
         match self.output.write(&mut lines) {
             Ok(Written::All | Written::Some | Written::ReaderGone) => Ok(Exit::Success),
             Err(error) => Err(Failure::failed(format!("standard output: {error}"))),

@@ -1,5 +1,6 @@
 //! The sinks: one `Destination` each (which request, what the answer means), and the server that is the inverse of tutum-stream.
 
+pub mod elasticsearch;
 pub mod pagerduty;
 pub mod serve;
 pub mod slack;

@@ -571,7 +571,7 @@ mod tests {
     }
 
     fn body(pagerduty: &PagerDuty, text: &str) -> Value {
-        let letter = Letter { text, key: "", accepted: start() };
+        let letter = Letter { text, key: "", accepted: start(), place: 1 };
         serde_json::from_slice(&pagerduty.request(&[letter], Form::Full).unwrap().body).unwrap()
     }
 
@@ -643,9 +643,9 @@ mod tests {
         };
         let key = "/api/v1/node/9c1e/";
         assert!(!relief(&mut pagerduty));
-        pagerduty.settled(Letter { text: UNREACHABLE, key, accepted: start() }, true);
+        pagerduty.settled(Letter { text: UNREACHABLE, key, accepted: start(), place: 1 }, true);
         assert!(relief(&mut pagerduty));
-        pagerduty.settled(Letter { text: DEPLOYED, key, accepted: start() }, true);
+        pagerduty.settled(Letter { text: DEPLOYED, key, accepted: start(), place: 1 }, true);
         assert!(!relief(&mut pagerduty));
         pagerduty.args.resolve_unknown = true;
         assert!(!relief(&mut pagerduty), "it is known to be closed");

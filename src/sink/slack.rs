@@ -361,7 +361,8 @@ mod tests {
     }
 
     fn body(slack: &Slack, texts: &[&str], form: Form) -> Value {
-        let letters: Vec<Letter<'_>> = texts.iter().map(|text| Letter { text, key: "", accepted: start() }).collect();
+        let letters: Vec<Letter<'_>> =
+            texts.iter().map(|text| Letter { text, key: "", accepted: start(), place: 1 }).collect();
         serde_json::from_slice(&slack.request(&letters, form).unwrap().body).unwrap()
     }
 

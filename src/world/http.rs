@@ -8,6 +8,8 @@ use std::net::TcpStream;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use ureq::Agent;
 use ureq::http::Uri;
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
@@ -45,18 +47,27 @@ pub struct Request {
     pub authorization: Option<Secret>,
     /// The body, for a POST or PUT.
     pub body: Vec<u8>,
+    /// The body is compressed on its way.
+    pub gzip: bool,
 }
 
 impl Request {
     /// A question.
     pub fn get(address: Address) -> Request {
-        Request { method: Method::Get, address, headers: Vec::new(), authorization: None, body: Vec::new() }
+        Request {
+            method: Method::Get,
+            address,
+            headers: Vec::new(),
+            authorization: None,
+            body: Vec::new(),
+            gzip: false,
+        }
     }
 
     /// A POST of JSON.
     pub fn post_json(address: Address, body: Vec<u8>) -> Request {
         let headers = vec![("content-type", "application/json".to_owned())];
-        Request { method: Method::Post, address, headers, authorization: None, body }
+        Request { method: Method::Post, address, headers, authorization: None, body, gzip: false }
     }
 }
 
@@ -186,6 +197,10 @@ impl Transport for Http {
         let wrong = |_| TransportError::Unreachable("the URL or a header cannot be sent".to_owned());
         let result = match request.method {
             Method::Get => self.agent.run(builder.body(()).map_err(wrong)?),
+            Method::Post | Method::Put if request.gzip => {
+                let body = compressed(&request.body);
+                self.agent.run(builder.header("content-encoding", "gzip").body(body.as_slice()).map_err(wrong)?)
+            }
             Method::Post | Method::Put => self.agent.run(builder.body(request.body.as_slice()).map_err(wrong)?),
         };
         let mut answer = result.map_err(|error| explain(&error))?;
@@ -214,6 +229,11 @@ impl Transport for Http {
         }
         Ok(response)
     }
+}
+
+fn compressed(body: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+    encoder.write_all(body).and_then(|()| encoder.finish()).expect("memory takes every byte")
 }
 
 /// Leaves looking up names to [`Dialer`]: behind a proxy the proxy does it.

@@ -52,6 +52,8 @@ pub struct Letter<'q> {
     pub key: &'q str,
     /// When it was accepted.
     pub accepted: Moment,
+    /// Its number in the order of acceptance; with a spool it keeps it across restarts.
+    pub place: u64,
 }
 
 impl Letter<'_> {

@@ -39,7 +39,7 @@ pub struct Item {
 impl Item {
     /// As a destination sees it.
     pub fn letter(&self) -> Letter<'_> {
-        Letter { text: &self.text, key: &self.key, accepted: self.accepted }
+        Letter { text: &self.text, key: &self.key, accepted: self.accepted, place: self.place }
     }
 }
 

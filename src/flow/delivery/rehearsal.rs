@@ -38,7 +38,7 @@ impl<D: Destination> Stage for DryRun<D> {
                 return;
             }
         };
-        let letter = Letter { text, key: &key, accepted: now };
+        let letter = Letter { text, key: &key, accepted: now, place: self.printed + 1 };
         match self.destination.request(&[letter], Form::Full) {
             Ok(request) => {
                 self.printed += 1;
@@ -68,7 +68,7 @@ impl<D: Destination> Stage for DryRun<D> {
 /// 3 if the credentials are refused, 4 if there is no answer or the service has trouble, 1 is [`Exit::Incomplete`] for a message it rejects.
 pub fn send_test<D: Destination>(destination: &D, transport: &dyn Transport, world: &World) -> Result<Exit, Failure> {
     let text = destination.test_record();
-    let letter = Letter { text: &text, key: "test", accepted: world.clock.now() };
+    let letter = Letter { text: &text, key: "test", accepted: world.clock.now(), place: 1 };
     let request = destination.request(&[letter], Form::Full).map_err(Failure::usage)?;
     let address = destination.address();
     let answer = transport.send(&request);

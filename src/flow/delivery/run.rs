@@ -63,6 +63,22 @@ impl<O> AsMut<TlsArgs> for SinkCommand<O> {
     }
 }
 
+impl SinkArgs {
+    /// The real transport to this destination.
+    ///
+    /// # Errors
+    /// A certificate, a key or a proxy is not as it should be.
+    pub fn transport(&self, destination: &impl Destination) -> Result<Http, Failure> {
+        let tls = Tls::load(&self.tls).map_err(Failure::usage)?;
+        let limits = HttpLimits {
+            timeout: self.delivery.timeout,
+            body: MAX_ANSWER,
+            connections: destination.pacing().concurrency,
+        };
+        Ok(Http::new(&tls, destination.address().is_secure(), Proxies::from_environment(), limits))
+    }
+}
+
 /// Runs a sink. `make` builds its destination; it is told whether nothing will be sent, so that a missing secret does not matter.
 ///
 /// # Errors
@@ -103,9 +119,7 @@ pub fn run<D: Destination>(
     if tls.is_insecure() {
         world.diagnostics.warn("--insecure: the server's certificate is not verified");
     }
-    let limits =
-        HttpLimits { timeout: args.delivery.timeout, body: MAX_ANSWER, connections: destination.pacing().concurrency };
-    let transport = Http::new(&tls, destination.address().is_secure(), proxies, limits);
+    let transport = args.transport(&destination)?;
     if args.delivery.send_test {
         return send_test(&destination, &transport, world);
     }
