@@ -44,6 +44,8 @@ pub struct Delivery<D, C = Workers> {
     /// The batches under way, by number.
     batches: HashMap<u64, Vec<Item>>,
     batch_number: u64,
+    /// The batches up to this number went out with a secret that is not in use any more.
+    outdated: u64,
     limit: usize,
     store: Option<Store>,
     give_up: Duration,
@@ -103,6 +105,7 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
             destination,
             batches: HashMap::new(),
             batch_number: 0,
+            outdated: 0,
             limit: args.queue.max(1),
             store: Store::open(args, now.utc)?,
             give_up: args.give_up,
@@ -225,7 +228,7 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
     }
 
     /// Judges an answer.
-    fn judge(&mut self, batch: Vec<Item>, answer: &Answer, now: Moment, lines: &mut Lines) {
+    fn judge(&mut self, number: u64, batch: Vec<Item>, answer: &Answer, now: Moment, lines: &mut Lines) {
         let key = batch[0].key.clone();
         let (outcomes, status, asked) = match answer {
             Ok(response) => {
@@ -284,6 +287,8 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
                 }
                 self.recovered();
             }
+            // The secret was replaced while it was under way: nothing is known against the new one.
+            Some((_, Setback::Refused)) if number <= self.outdated => {}
             Some((reason, setback)) => {
                 let most = self.patience(again.first(), now);
                 self.hold_up(&key, &reason, setback, asked, most, now);
@@ -333,7 +338,10 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
     fn refused(&mut self, reason: &str) {
         let message = format!("{}: {reason}", self.destination.address());
         match self.destination.reload() {
-            Ok(true) => self.diagnostics.warn(&format!("{message}; trying again with the secret as it is now")),
+            Ok(true) => {
+                self.outdated = self.batch_number;
+                self.diagnostics.warn(&format!("{message}; trying again with the secret as it is now"));
+            }
             Ok(false) => self.failure = Some(Failure::refused(message)),
             Err(error) => self.failure = Some(Failure::refused(format!("{message}; and {error}"))),
         }
@@ -493,7 +501,7 @@ impl<D: Destination, C: Courier> Stage for Delivery<D, C> {
         }
         while let Some((number, answer)) = self.courier.answer() {
             if let Some(batch) = self.batches.remove(&number) {
-                self.judge(batch, &answer, now, lines);
+                self.judge(number, batch, &answer, now, lines);
             }
         }
         self.refill(now, lines)?;
@@ -564,7 +572,12 @@ impl<D: Destination, C: Courier> Stage for Delivery<D, C> {
 
     fn reload(&mut self) {
         match self.destination.reload() {
-            Ok(_) => self.diagnostics.info("the secret was read again"),
+            Ok(another) => {
+                if another {
+                    self.outdated = self.batch_number;
+                }
+                self.diagnostics.info("the secret was read again");
+            }
             Err(error) => self.diagnostics.error(&error),
         }
     }

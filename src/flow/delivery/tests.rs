@@ -349,6 +349,21 @@ fn the_end_of_input_ends_the_hold() {
 }
 
 #[test]
+fn a_refusal_of_the_old_secret_says_nothing_about_the_new_one() {
+    for by_signal in [false, true] {
+        let mut bench = Bench::new(&[Act::Answer(401), Act::Answer(401), Act::Answer(401)]);
+        bench.delivery.destination.reloads = [Ok(true), Ok(false)].into();
+        bench.take(&["a:1", "b:2", "c:3"]);
+        bench.delivery.wake(bench.now, &mut bench.lines).unwrap();
+        if by_signal {
+            bench.delivery.reload();
+        }
+        bench.settle().unwrap();
+        assert_eq!((bench.sent().as_str(), bench.delivery.queue.len()), ("1 2 3 1 2 3", 0));
+    }
+}
+
+#[test]
 fn refused_credentials_end_it_unless_the_secret_is_another_by_now() {
     let mut bench = Bench::new(&[Act::Answer(401), Act::Answer(200), Act::Answer(401)]);
     bench.delivery.destination.reloads = [Ok(true), Ok(false)].into();
