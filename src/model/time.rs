@@ -67,11 +67,14 @@ impl Moment {
     }
 }
 
+/// No answer makes us wait longer: a year, which a clock can still count.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);
+
 /// What a `Retry-After` header asks for: seconds, or a date as seen from `now`; `None` if it says neither.
 pub fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     match value.trim().parse::<u64>() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => Timestamp::parse(value).map(|date| date.since(now)),
+        Ok(seconds) => Some(Duration::from_secs(seconds).min(LONGEST_WAIT)),
+        Err(_) => Timestamp::parse(value).map(|date| date.since(now).min(LONGEST_WAIT)),
     }
 }
 
@@ -93,6 +96,7 @@ mod tests {
     fn retry_after_is_seconds_or_a_date() {
         let now = Timestamp::parse("2025-03-04T05:06:07Z").unwrap();
         assert_eq!(parse_retry_after("7", now), Some(Duration::from_secs(7)));
+        assert_eq!(parse_retry_after("18446744073709551615", now), Some(LONGEST_WAIT));
         assert_eq!(parse_retry_after("Tue, 04 Mar 2025 05:07:07 GMT", now), Some(Duration::from_secs(60)));
         assert_eq!(parse_retry_after("Tue, 04 Mar 2025 05:00:00 GMT", now), Some(Duration::ZERO));
         assert_eq!(parse_retry_after("soon", now), None);
