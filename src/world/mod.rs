@@ -4,6 +4,7 @@ pub mod clock;
 pub mod credentials;
 pub mod diagnostics;
 pub mod http;
+pub mod service_manager;
 pub mod signals;
 pub mod spool;
 pub mod streams;
@@ -11,6 +12,7 @@ pub mod tls;
 pub mod unix;
 pub mod websocket;
 
+use service_manager::ServiceManager;
 use signals::Signals;
 use streams::{Input, StandardOutput};
 use unix::Wake;
@@ -30,6 +32,8 @@ pub struct World {
     pub signals: Signals,
     /// What a worker thread calls so that the pump looks up.
     pub wake: Wake,
+    /// Who started us, if it wants to be told how we are.
+    pub service_manager: ServiceManager,
     /// The clocks.
     pub clock: Clock,
     /// One-line messages on standard error.
@@ -53,6 +57,7 @@ impl World {
             output: StandardOutput::new(),
             signals: Signals::listen(&wake)?,
             wake,
+            service_manager: ServiceManager::from_environment(),
             clock: Clock,
             diagnostics,
             stats: false,
