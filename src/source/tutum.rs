@@ -206,6 +206,10 @@ impl Protocol for Tutum {
         Ok(changed)
     }
 
+    fn fingerprint(&self) -> u64 {
+        self.authorization.as_ref().map_or(0, Authorization::fingerprint)
+    }
+
     fn redact(&self, words: &str) -> String {
         match &self.authorization {
             Some(authorization) => authorization.redact(words),

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -124,6 +125,13 @@ impl Authorization {
             }
             Authorization::Header(value) => format!("auth={}", percent_encode(value.expose())),
         }
+    }
+
+    /// Tells it from others within this run, without giving it away.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.header().expose().hash(&mut hasher);
+        hasher.finish()
     }
 
     /// `text` without the secret in any of its spellings, for words that came from a server.

@@ -6,6 +6,7 @@ pub mod diagnostics;
 pub mod dial;
 pub mod http;
 pub mod proxy;
+pub mod service_manager;
 pub mod signals;
 pub mod spool;
 pub mod streams;
@@ -13,6 +14,7 @@ pub mod tls;
 pub mod unix;
 pub mod websocket;
 
+use service_manager::ServiceManager;
 use signals::Signals;
 use streams::{Input, StandardOutput};
 use unix::Wake;
@@ -32,6 +34,8 @@ pub struct World {
     pub signals: Signals,
     /// What a worker thread calls so that the pump looks up.
     pub wake: Wake,
+    /// Who started us, if it wants to be told how we are.
+    pub service_manager: ServiceManager,
     /// The clocks.
     pub clock: Clock,
     /// One-line messages on standard error.
@@ -55,6 +59,7 @@ impl World {
             output: StandardOutput::new(),
             signals: Signals::listen(&wake)?,
             wake,
+            service_manager: ServiceManager::from_environment(),
             clock: Clock,
             diagnostics,
             stats: false,

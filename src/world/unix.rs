@@ -196,6 +196,12 @@ pub fn stdin_is_terminal() -> bool {
     rustix::termios::isatty(rustix::stdio::stdin())
 }
 
+/// The system's monotonic clock, as service managers want it told.
+pub fn monotonic() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
 /// Device and inode of standard error, in the spelling of `JOURNAL_STREAM` (systemd.exec(5)).
 pub fn stderr_identity() -> Option<String> {
     rustix::fs::fstat(rustix::stdio::stderr()).ok().map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino))

@@ -5,12 +5,12 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::buffer::{Buffer, Next};
 use super::link::{Effect, Link};
-use super::{ConnectionArgs, Meaning, Protocol, Rejection};
+use super::{ConnectionArgs, Meaning, Overflow, Protocol, Rejection};
 use crate::flow::accounts::Accounts;
 use crate::model::exit::{Exit, Failure, Fault};
 use crate::model::lifecycle::Change;
-use crate::model::line::Lines;
 use crate::model::time::{Moment, parse_retry_after};
 use crate::world::World;
 use crate::world::streams::Written;
@@ -26,23 +26,34 @@ const MAX_WORDS: usize = 300;
 /// So long the closing handshake may take.
 const CLOSING: Duration = Duration::from_secs(1);
 
+/// While refused credentials are held on to, others are looked for so often; also how often a busy service manager is told again.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Connects, passes on what comes, and connects again, until it is stopped, its reader goes away, or there is no use in going on.
 ///
 /// # Errors
 /// Refused credentials; a world that failed for good; a broken output.
 pub fn keep_connected(world: &mut World, protocol: &mut dyn Protocol, args: &ConnectionArgs) -> Result<Exit, Failure> {
     let now = world.clock.now();
+    let limit = usize::try_from(args.buffer).unwrap_or(usize::MAX).max(1);
     let mut drive = Drive {
         source: protocol.source(),
         path: protocol.path(),
         link: Link::new(args.clone(), now),
         world,
         protocol,
-        buffer: usize::try_from(args.buffer).unwrap_or(usize::MAX).max(1),
+        limit,
+        drops: args.overflow == Overflow::Drop,
         drain: args.drain,
         lifecycle: !args.no_lifecycle,
-        lines: Lines::default(),
+        heartbeat: args.heartbeat.unwrap_or_default(),
+        finite: args.finite,
+        buffer: Buffer::new(args.overflow == Overflow::Drop, limit),
         attempt: None,
+        used: 0,
+        looked: now.at,
+        status: String::new(),
+        alive: now.at,
         client: None,
         received: 0,
         blocked: false,
@@ -80,13 +91,27 @@ struct Drive<'w> {
     path: String,
     link: Link,
     /// How much may wait for the reader, in bytes.
-    buffer: usize,
+    limit: usize,
+    /// Beyond that the oldest events go.
+    drops: bool,
     drain: Duration,
     /// Whether lifecycle records are written.
     lifecycle: bool,
-    lines: Lines,
+    /// How often a heartbeat is wanted, if it is.
+    heartbeat: Duration,
+    /// A server that closes in good order has sent everything.
+    finite: bool,
+    buffer: Buffer,
     /// The attempt under way.
     attempt: Option<Receiver<Result<Client, Rejection>>>,
+    /// The fingerprint of the credentials that the last attempt took along.
+    used: u64,
+    /// When other credentials were last looked for.
+    looked: Instant,
+    /// What the service manager was told last.
+    status: String,
+    /// When the service manager was last told that the loop goes round.
+    alive: Instant,
     client: Option<Client>,
     /// Bytes the connection had brought when it was last looked at.
     received: u64,
@@ -111,10 +136,21 @@ struct Ending {
 
 impl Drive<'_> {
     fn run(&mut self) -> Result<Exit, Failure> {
+        // Units that come after a source must not wait for a server that may be down for days.
+        self.world.service_manager.ready();
+        let result = self.go_round();
+        if self.ending.is_none() {
+            self.world.service_manager.stopping();
+        }
+        result
+    }
+
+    fn go_round(&mut self) -> Result<Exit, Failure> {
         loop {
             let now = self.world.clock.now();
             self.heed_signals(now);
             self.heed_attempt(now);
+            self.look_for_credentials(now);
             let more = self.read(now);
             self.link.tick(now, self.world.clock.random());
             self.carry_out(now);
@@ -123,6 +159,7 @@ impl Drive<'_> {
                 return Ok(Exit::Success);
             }
             self.weigh(now);
+            self.tell_manager(now);
             if let Some(over) = self.over(now) {
                 return over;
             }
@@ -137,10 +174,20 @@ impl Drive<'_> {
             self.report();
         }
         if self.world.signals.take_reload() && self.ending.is_none() {
+            self.world.service_manager.reloading();
             if let Err(reason) = self.protocol.reload() {
                 self.world.diagnostics.warn(&format!("{reason}; the credentials from before are kept"));
             }
-            self.link.renew(now);
+            if self.link.is_holding() {
+                self.link.found(now, self.protocol.fingerprint());
+                if self.protocol.fingerprint() == self.used {
+                    let note = "HUP: the credentials are still those that were refused, and are not tried yet (--hold-on-auth)";
+                    self.world.diagnostics.info(&format!("{}: {note}", self.source));
+                }
+            } else {
+                self.link.renew(now);
+            }
+            self.world.service_manager.ready();
         }
         if self.stopped.is_none() && self.world.signals.stop_requested() {
             self.stopped = Some(now.at);
@@ -179,8 +226,47 @@ impl Drive<'_> {
     /// Secrets are read again when they are refused, so that a rotation works.
     fn refuse(&mut self, reason: &str, now: Moment) {
         let reason = self.redact(reason);
-        let rotated = self.protocol.reload().unwrap_or(false);
-        self.link.refused(now, &reason, rotated, self.world.clock.random());
+        // What cannot be read now, for a file is just being replaced, counts as unchanged.
+        let _ = self.protocol.reload();
+        self.link.refused(now, &reason, self.used, self.protocol.fingerprint(), self.world.clock.random());
+        self.looked = now.at;
+    }
+
+    /// A changed token file is found within a second while refused credentials are held on to.
+    fn look_for_credentials(&mut self, now: Moment) {
+        if self.link.is_holding() && self.looked + LOOK <= now.at {
+            self.looked = now.at;
+            if self.protocol.reload().is_ok_and(|changed| changed) {
+                self.link.found(now, self.protocol.fingerprint());
+            }
+        }
+    }
+
+    /// Tells the service manager, if there is one: the state when it is another, and as often as it asks that the loop goes round.
+    fn tell_manager(&mut self, now: Moment) {
+        let manager = &mut self.world.service_manager;
+        if !manager.is_listening() {
+            return;
+        }
+        manager.retry();
+        let status = self.link.status();
+        if status != self.status {
+            manager.status(&status);
+            self.status = status;
+        }
+        // A loop that goes round and leaves undone what was due is no sign of life. A blocked output is: nothing is due then.
+        let stuck = |period: Duration| self.link.deadline().is_some_and(|deadline| deadline + period < now.at);
+        if let Some(period) = manager.watchdog().filter(|period| self.alive + *period <= now.at && !stuck(*period)) {
+            manager.alive();
+            // In step, so that the time between two is not the period and a bit.
+            self.alive = (self.alive + period).max(now.at - period / 2);
+        }
+    }
+
+    /// When the service manager is to be told something again.
+    fn manager_deadline(&self, now: Moment) -> Option<Instant> {
+        let watchdog = self.world.service_manager.watchdog().map(|period| self.alive + period);
+        watchdog.into_iter().chain(self.world.service_manager.is_behind().then(|| now.at + LOOK)).min()
     }
 
     /// Takes what the connection has to offer, as long as there is room for it. Says whether there may be more.
@@ -216,17 +302,23 @@ impl Drive<'_> {
                     self.counts.messages += 1;
                     self.fault(&Fault::new(reason));
                 }
+                Received::End(end) if end.complete && self.finite => self.link.stop("the server has sent everything"),
                 Received::End(end) => {
                     let reason = self.redact(&end.reason);
                     self.link.ended(now, &reason, end.code, self.world.clock.random());
                 }
             }
             self.carry_out(now);
-            if self.lines.pending().len() >= self.buffer {
+            if self.buffer.len() >= self.room() {
                 return true;
             }
         }
         true
+    }
+
+    /// How much may wait before the output is looked at again. Where events are let go of it is a little more, or each would be let go of by itself.
+    fn room(&self) -> usize {
+        if self.drops { self.limit.saturating_add(self.limit / 8) } else { self.limit }
     }
 
     fn take(&mut self, text: &str, now: Moment) {
@@ -238,7 +330,7 @@ impl Drive<'_> {
                 self.carry_out(now);
                 self.counts.passed += 1;
                 for record in records {
-                    self.lines.push(record.text.as_bytes());
+                    self.buffer.push(record.text.as_bytes(), record.is_event);
                     self.counts.events += u64::from(record.is_event);
                     if record.is_event {
                         self.link.event(now);
@@ -301,15 +393,16 @@ impl Drive<'_> {
                     if matches!(change, Change::Open { .. }) {
                         self.counts.connections += 1;
                     }
-                    if self.lifecycle {
+                    if self.lifecycle && !self.is_idle_talk(&change, now) {
                         self.counts.lifecycle += 1;
-                        self.lines.push(change.record(&self.path, &self.source, now.utc).as_bytes());
+                        self.buffer.push(change.record(&self.path, &self.source, now.utc).as_bytes(), false);
                     }
                 }
                 Effect::Warn(text) => self.world.diagnostics.warn(&format!("{}: {text}", self.source)),
                 Effect::Inform(text) => self.world.diagnostics.info(&format!("{}: {text}", self.source)),
                 Effect::Detail(text) => self.world.diagnostics.detail(&format!("{}: {text}", self.source)),
                 Effect::End(outcome) => {
+                    self.world.service_manager.stopping();
                     self.attempt = None;
                     self.say_goodbye();
                     let named = |failure: Failure| Failure {
@@ -323,9 +416,15 @@ impl Drive<'_> {
         }
     }
 
+    /// Heartbeats do not pile up before a reader that takes nothing.
+    fn is_idle_talk(&self, change: &Change, now: Moment) -> bool {
+        *change == Change::Heartbeat && !self.buffer.is_empty() && self.progress + self.heartbeat < now.at
+    }
+
     /// Starts an attempt in a thread of its own: a name's look-up cannot be cut short, and TERM must be.
     fn dial(&mut self, now: Moment) {
         self.counts.attempts += 1;
+        self.used = self.protocol.fingerprint();
         let (dial, wake) = (self.protocol.dial(), self.world.wake.clone());
         let (sender, receiver) = channel();
         let started = thread::Builder::new().name("dial".to_owned()).spawn(move || {
@@ -350,18 +449,44 @@ impl Drive<'_> {
     }
 
     fn write(&mut self, now: Moment) -> Result<Written, Failure> {
-        let before = self.lines.pending().len();
-        let written = self.world.output.write(&mut self.lines);
-        if before == 0 || self.lines.pending().len() < before {
-            self.progress = now.at;
+        loop {
+            let before = self.buffer.len();
+            let written = self.world.output.write(self.buffer.front());
+            if before == 0 || self.buffer.len() < before {
+                self.progress = now.at;
+            }
+            let written = written.map_err(|error| Failure::failed(format!("standard output: {error}")))?;
+            if written != Written::All {
+                return Ok(written);
+            }
+            match self.buffer.advance() {
+                Next::Nothing => return Ok(written),
+                Next::Lines => {}
+                Next::Gap(dropped) => {
+                    self.world.diagnostics.detail(&format!("standard output: {dropped} events were dropped here"));
+                    if self.lifecycle {
+                        self.counts.lifecycle += 1;
+                        let drop = Change::Drop { dropped };
+                        self.buffer.push_front(drop.record(&self.path, &self.source, now.utc).as_bytes());
+                    }
+                }
+            }
         }
-        written.map_err(|error| Failure::failed(format!("standard output: {error}")))
     }
 
     /// Compares what waits with the buffer.
     fn weigh(&mut self, now: Moment) {
-        let waiting = self.lines.pending().len();
-        let blocked = if self.blocked { waiting > self.buffer / 2 } else { waiting >= self.buffer };
+        if self.drops {
+            let first = self.buffer.dropped() == 0;
+            if self.buffer.shed(self.limit) > 0 && first {
+                let warning = "standard output: slower than the stream, and the buffer is full (--buffer); the oldest events are dropped (--overflow)";
+                self.world.diagnostics.warn(warning);
+            }
+        }
+        // What is left over the limit after that can not be dropped, and memory ends somewhere.
+        let waiting = self.buffer.len();
+        let full = if self.drops { waiting > self.limit } else { waiting >= self.limit };
+        let blocked = if self.blocked { waiting > self.limit / 2 } else { full };
         if blocked && !self.blocked {
             self.counts.blocked += 1;
             if self.counts.blocked == 1 {
@@ -375,7 +500,7 @@ impl Drive<'_> {
 
     /// When a blocked output is given up, once the run is over.
     fn output_deadline(&self) -> Option<Instant> {
-        let ending = self.ending.as_ref().filter(|_| !self.lines.pending().is_empty())?;
+        let ending = self.ending.as_ref().filter(|_| !self.buffer.is_empty())?;
         match self.stopped {
             Some(stopped) => Some(stopped + self.drain),
             // A supervisor that would start us again must not wait for ever; a reader that moves is waited for.
@@ -392,7 +517,7 @@ impl Drive<'_> {
             self.client = None;
         }
         let in_time = self.output_deadline().is_none_or(|deadline| deadline > now.at);
-        let written = self.lines.pending().is_empty();
+        let written = self.buffer.is_empty();
         if in_time && (!written || self.client.is_some()) {
             if written {
                 // The next stage need not wait for the server's farewell.
@@ -404,7 +529,7 @@ impl Drive<'_> {
         if written {
             return Some(outcome);
         }
-        let unwritten = self.unwritten();
+        let unwritten = self.buffer.waiting();
         let message = format!("standard output: {unwritten} records not written when the time to drain was over");
         self.world.diagnostics.error(&message);
         Some(outcome.map(|exit| exit.or_worse(Exit::Incomplete)))
@@ -412,9 +537,11 @@ impl Drive<'_> {
 
     /// Waits for the socket, room in the output, the reader's death, a signal, the dialing thread or a deadline.
     fn wait(&mut self, now: Moment) -> Result<(), Failure> {
-        let behind = !self.lines.pending().is_empty();
+        let behind = !self.buffer.is_empty();
         let closing = self.ending.as_ref().filter(|_| self.client.is_some()).map(|ending| ending.closing);
-        let deadline = self.link.deadline().into_iter().chain(closing).chain(self.output_deadline()).min();
+        let look = self.link.is_holding().then(|| self.looked + LOOK);
+        let others = [closing, look, self.output_deadline(), self.manager_deadline(now)];
+        let deadline = self.link.deadline().into_iter().chain(others.into_iter().flatten()).min();
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(now.at));
         let mut fds = vec![
             (self.world.output.fd(), if behind { Interest::Write } else { Interest::End }),
@@ -433,25 +560,22 @@ impl Drive<'_> {
         Ok(())
     }
 
-    fn unwritten(&self) -> u64 {
-        memchr::memchr_iter(b'\n', self.lines.pending()).count() as u64
-    }
-
-    /// in = passed + faulty + errors; out = records of what was passed + lifecycle.
+    /// in = passed + faulty + errors; out + dropped = records of what was passed + lifecycle.
     fn report(&self) {
         let counts = &self.counts;
         let accounts = Accounts::default()
             .with("in", counts.messages)
-            .with("out", self.lines.count())
+            .with("out", self.buffer.count())
             .with("passed", counts.passed)
             .with("faulty", counts.faulty)
             .with("errors", counts.errors)
             .with("events", counts.events)
+            .with("dropped", self.buffer.dropped())
             .with("lifecycle", counts.lifecycle)
             .with("attempts", counts.attempts)
             .with("connections", counts.connections)
             .with("blocked", counts.blocked)
-            .with("unwritten", self.unwritten());
+            .with("unwritten", self.buffer.waiting());
         self.world.diagnostics.plain(&accounts.json(self.world.program));
     }
 }

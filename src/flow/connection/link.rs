@@ -53,6 +53,10 @@ pub struct Link {
     blocked: bool,
     /// The output was blocked, and the socket was not read dry since.
     lagging: bool,
+    /// Credentials that were refused since the link was last proven, by their fingerprints, and when.
+    refused: Vec<(u64, Instant)>,
+    /// Since when nothing is tried because the credentials are refused.
+    holding: Option<Instant>,
     events: u64,
     /// When the run is over at the latest.
     end: Option<Instant>,
@@ -79,6 +83,10 @@ struct Linked {
     pinged: Option<Instant>,
     /// When an event came last.
     event: Instant,
+    /// When the server was last known to be alive, on the clock that never jumps.
+    life: Instant,
+    /// When the next heartbeat is due, if any is wanted.
+    beat: Instant,
 }
 
 struct Lost {
@@ -99,6 +107,8 @@ impl Link {
             lost: None,
             blocked: false,
             lagging: false,
+            refused: Vec::new(),
+            holding: None,
             events: 0,
             end: args.run_for.map(|run_for| now.at + run_for),
             args,
@@ -123,7 +133,7 @@ impl Link {
                     Some(pinged) => pinged + self.args.timeout,
                     None => linked.heard.at + self.ping_after(linked),
                 };
-                Some(self.silent_at(linked).map_or(life, |silent| silent.min(life)))
+                [self.silent_at(linked), self.beat_at(linked)].into_iter().flatten().chain([life]).min()
             }
         };
         own.into_iter().chain(self.end).chain(self.give_up_at()).min()
@@ -139,7 +149,23 @@ impl Link {
         self.args.max_silence.map(|silence| linked.event + silence)
     }
 
+    /// Until then what was heard last proves that the link is alive.
+    fn proof_ends(&self, linked: &Linked) -> Instant {
+        linked.life + self.args.ping + self.args.timeout
+    }
+
+    /// When a heartbeat is due, unless the proof of life will be too old by then; the next sign of life then makes it due.
+    fn beat_at(&self, linked: &Linked) -> Option<Instant> {
+        self.args.heartbeat?;
+        let proven = linked.proven && !self.blocked && !self.lagging && linked.beat <= self.proof_ends(linked);
+        proven.then_some(linked.beat)
+    }
+
+    /// A program that ended while its credentials are refused would be started again and try them again.
     fn give_up_at(&self) -> Option<Instant> {
+        if self.holding.is_some() {
+            return None;
+        }
         Some(self.unproven_since? + self.args.give_up?)
     }
 
@@ -167,6 +193,7 @@ impl Link {
     }
 
     fn dial(&mut self, now: Moment) {
+        self.let_go(now);
         self.attempts += 1;
         self.effects.push_back(Effect::Detail(format!("connecting, attempt {}", self.attempts)));
         self.phase = Phase::Dialing { until: now.at + dial_limit(self.args.timeout) };
@@ -192,6 +219,17 @@ impl Link {
             self.phase = Phase::Linked(linked);
             self.effects.push_back(Effect::Ping);
         }
+        if let (Some(every), Some(beat)) = (self.args.heartbeat, self.beat_at(&linked).filter(|beat| *beat <= now.at)) {
+            let proof_ends = self.proof_ends(&linked);
+            if now.at <= proof_ends {
+                self.effects.push_back(Effect::Tell(Change::Heartbeat));
+                // In step with the first one, unless some were missed.
+                linked.beat = Some(beat + every).filter(|next| *next > now.at).unwrap_or(now.at + every);
+            } else {
+                linked.beat = proof_ends + Duration::from_millis(1);
+            }
+            self.phase = Phase::Linked(linked);
+        }
     }
 
     /// The attempt brought a connection. It proves nothing yet.
@@ -204,6 +242,8 @@ impl Link {
             alive: now.utc,
             pinged: None,
             event: now.at,
+            life: now.at,
+            beat: now.at,
         });
     }
 
@@ -219,7 +259,7 @@ impl Link {
             linked.heard = now;
             linked.pinged = None;
             if !self.lagging {
-                linked.alive = now.utc;
+                (linked.alive, linked.life) = (now.utc, now.at);
             }
         }
     }
@@ -236,6 +276,8 @@ impl Link {
             return;
         }
         linked.proven = true;
+        linked.beat = now.at + self.args.heartbeat.unwrap_or_default();
+        self.refused.clear();
         let attempts = self.attempts;
         self.effects.push_back(Effect::Tell(Change::Open { attempts }));
         match self.lost.take() {
@@ -277,9 +319,11 @@ impl Link {
         self.lose(now, reason, None, random);
     }
 
-    /// The credentials are refused. With others at hand (`rotated`) it is worth another attempt.
-    pub fn refused(&mut self, now: Moment, reason: &str, rotated: bool, random: f64) {
-        if rotated && !self.args.no_reconnect {
+    /// The credentials are refused: those `used`, by their fingerprint. With others `at_hand` it is worth another attempt.
+    pub fn refused(&mut self, now: Moment, reason: &str, used: u64, at_hand: u64, random: f64) {
+        self.refused.retain(|(known, _)| *known != used);
+        self.refused.push((used, now.at));
+        if self.free_at(at_hand).is_none() && !self.args.no_reconnect {
             let reason = format!("the credentials were refused and have changed since: {reason}");
             self.effects.push_back(Effect::HangUp);
             return if self.is_proven() {
@@ -288,11 +332,58 @@ impl Link {
                 self.failed(now, &reason, None, random)
             };
         }
-        self.effects.push_back(Effect::Tell(Change::Unauthorized { reason: reason.to_owned() }));
-        if self.is_proven() {
-            self.effects.push_back(Effect::Tell(Change::Close { reason: reason.to_owned(), code: None }));
+        let hold = self.args.hold_on_auth.filter(|_| !self.args.no_reconnect);
+        let words = format!("the credentials are refused: {reason}");
+        if hold.is_none() || self.told.as_ref() != Some(&words) {
+            self.effects.push_back(Effect::Tell(Change::Unauthorized { reason: reason.to_owned() }));
         }
-        self.over(Err(Failure::refused(format!("the credentials are refused: {reason}"))));
+        let Some(hold) = hold else {
+            if self.is_proven() {
+                self.effects.push_back(Effect::Tell(Change::Close { reason: reason.to_owned(), code: None }));
+            }
+            return self.over(Err(Failure::refused(words)));
+        };
+        self.effects.push_back(Effect::HangUp);
+        self.close_proven(now, reason, None);
+        let hold = show_duration(hold);
+        self.effects.push_back(Effect::Warn(format!("{words}; next attempt in {hold}, or when they change")));
+        self.told = Some(words);
+        self.holding = Some(now.at);
+        self.phase = Phase::Waiting { until: self.free_at(at_hand).unwrap_or(now.at).max(now.at + backoff::FLOOR) };
+    }
+
+    /// Until when credentials are not to be tried because they were refused, if they were.
+    fn free_at(&self, credentials: u64) -> Option<Instant> {
+        let (_, when) = self.refused.iter().find(|(known, _)| *known == credentials)?;
+        Some(*when + self.args.hold_on_auth.unwrap_or_default())
+    }
+
+    /// Whether it waits because the credentials are refused; [`Link::found`] is then to be told of others.
+    pub fn is_holding(&self) -> bool {
+        self.holding.is_some()
+    }
+
+    /// These are the credentials now. Others than those refused end the waiting.
+    pub fn found(&mut self, now: Moment, at_hand: u64) {
+        let Some(since) = self.holding else { return };
+        let soonest = since + backoff::FLOOR;
+        let until = match self.free_at(at_hand) {
+            Some(free_at) => free_at.max(soonest),
+            None => soonest.max(now.at),
+        };
+        if self.free_at(at_hand).is_none()
+            && !matches!(self.phase, Phase::Waiting { until } if until <= soonest.max(now.at))
+        {
+            self.effects.push_back(Effect::Inform("the credentials have changed and are tried".to_owned()));
+        }
+        self.phase = Phase::Waiting { until };
+    }
+
+    /// The waiting for other credentials is over; it does not count towards giving up.
+    fn let_go(&mut self, now: Moment) {
+        if let (Some(since), Some(unproven)) = (self.holding.take(), &mut self.unproven_since) {
+            *unproven += now.at.saturating_duration_since(since);
+        }
     }
 
     fn is_proven(&self) -> bool {
@@ -304,6 +395,7 @@ impl Link {
         if matches!(self.phase, Phase::Over) {
             return;
         }
+        self.let_go(now);
         let reason = "asked to connect anew (HUP)";
         self.effects.push_back(Effect::Inform(reason.to_owned()));
         self.effects.push_back(Effect::HangUp);
@@ -335,6 +427,26 @@ impl Link {
             self.effects.push_back(Effect::Tell(Change::Stopped { reason: reason.to_owned() }));
             self.effects.push_back(Effect::Detail(format!("stopping: {reason}")));
             self.over(Ok(Exit::Success));
+        }
+    }
+
+    /// The state in a sentence, for a service manager. It holds the reasons it was told, so no secret if they held none.
+    pub fn status(&self) -> String {
+        let trouble = self.told.as_ref().or(self.lost.as_ref().map(|lost| &lost.reason));
+        let after = trouble.map(|trouble| format!(" ({trouble})")).unwrap_or_default();
+        match &self.phase {
+            Phase::Waiting { .. } if self.holding.is_some() => {
+                format!("not connected, waiting for other credentials{after}")
+            }
+            Phase::Waiting { .. } if self.attempts == 0 && trouble.is_none() => "connecting".to_owned(),
+            Phase::Waiting { .. } => format!("not connected, will try again{after}"),
+            Phase::Dialing { .. } => format!("connecting, attempt {}{after}", self.attempts),
+            Phase::Linked(Linked { proven: false, .. }) => format!("connected, waiting for the first message{after}"),
+            Phase::Linked(_) if self.blocked => {
+                "open, but standard output is blocked: the stream is not read".to_owned()
+            }
+            Phase::Linked(_) => "open".to_owned(),
+            Phase::Over => "stopping".to_owned(),
         }
     }
 
@@ -667,12 +779,13 @@ mod tests {
         let (mut refused, now) = link(|_| ());
         refused.tick(now, 0.0);
         effects(&mut refused);
-        refused.refused(now, "HTTP 401", true, 0.0);
+        refused.refused(now, "HTTP 401", 1, 2, 0.0);
         assert_eq!(wait_of(&refused, now), backoff::FLOOR);
         let later = now.after(SECOND);
         refused.tick(later, 0.0);
         effects(&mut refused);
-        refused.refused(later, "HTTP 401", false, 0.0);
+        // Going back to those that were refused before is no change.
+        refused.refused(later, "HTTP 401", 2, 1, 0.0);
         let end = Effect::End(Err(Failure::refused("the credentials are refused: HTTP 401")));
         assert_eq!(effects(&mut refused), [Effect::Tell(Change::Unauthorized { reason: "HTTP 401".to_owned() }), end]);
     }
@@ -718,5 +831,191 @@ mod tests {
         link.tick(now, 0.0);
         let close = Change::Close { reason: "asked to connect anew (HUP)".to_owned(), code: None };
         assert_eq!(effects(&mut link), [Effect::HangUp, Effect::Tell(close), Effect::Dial]);
+    }
+
+    fn beats(link: &mut Link) -> usize {
+        told(link).iter().filter(|change| **change == Change::Heartbeat).count()
+    }
+
+    #[test]
+    fn heartbeats_come_while_the_link_is_proven_alive() {
+        let (mut link, mut now) = link(|args| args.heartbeat = Some(5 * SECOND));
+        link.tick(now, 0.0);
+        link.dialed(now);
+        // A server that only answers pings has not let us in.
+        for _ in 0..30 {
+            now = now.after(SECOND);
+            link.heard(now);
+            link.tick(now, 0.0);
+        }
+        assert_eq!(beats(&mut link), 0);
+        link.proven(now);
+        for _ in 0..60 {
+            now = now.after(SECOND);
+            link.heard(now);
+            link.tick(now, 0.0);
+        }
+        assert_eq!(beats(&mut link), 12);
+        // Silence: the last proof holds for ping and time-out together, and then the link is lost.
+        for _ in 0..60 {
+            now = now.after(SECOND);
+            link.tick(now, 0.0);
+        }
+        let changes = told(&mut link);
+        assert_eq!(changes.iter().take_while(|change| **change == Change::Heartbeat).count(), 5, "{changes:?}");
+        assert!(matches!(changes[5], Change::Close { .. }) && !changes[6..].contains(&Change::Heartbeat));
+    }
+
+    #[test]
+    fn no_heartbeat_while_the_output_is_blocked_nor_before_life_is_proven_after_that() {
+        let (mut link, now) = link(|args| args.heartbeat = Some(5 * SECOND));
+        open(&mut link, now);
+        link.block(now, true);
+        link.tick(now.after(100 * SECOND), 0.0);
+        let later = now.after(101 * SECOND);
+        link.block(later, false);
+        // What is read now may have been sent long ago.
+        link.heard(later);
+        link.tick(later, 0.0);
+        link.caught_up();
+        link.tick(later.after(SECOND), 0.0);
+        assert!(link.deadline().is_some_and(|deadline| deadline > later.at), "nothing is overdue");
+        assert_eq!(beats(&mut link), 0);
+        link.heard(later.after(2 * SECOND));
+        link.tick(later.after(2 * SECOND), 0.0);
+        assert_eq!(beats(&mut link), 1);
+    }
+
+    #[test]
+    fn a_loop_that_was_held_up_beats_only_with_fresh_proof() {
+        let (mut link, now) = link(|args| args.heartbeat = Some(5 * SECOND));
+        open(&mut link, now);
+        let late = now.after(29 * SECOND);
+        link.tick(late, 0.0);
+        assert_eq!(beats(&mut link), 1);
+        let (mut link, now) = self::link(|args| {
+            args.heartbeat = Some(5 * SECOND);
+            args.timeout = 3600 * SECOND;
+        });
+        open(&mut link, now);
+        link.tick(now.after(4000 * SECOND), 0.0);
+        assert_eq!(beats(&mut link), 0);
+        assert!(link.deadline().is_some_and(|deadline| deadline > now.after(4000 * SECOND).at));
+    }
+
+    fn hold(link: &mut Link, now: Moment) {
+        link.tick(now, 0.0);
+        assert!(effects(link).contains(&Effect::Dial));
+        link.refused(now, "HTTP 401", 1, 1, 0.0);
+    }
+
+    #[test]
+    fn refused_credentials_are_held_on_to_and_tried_once_in_so_long() {
+        let (mut link, mut now) = link(|args| {
+            args.hold_on_auth = Some(3600 * SECOND);
+            args.give_up = Some(60 * SECOND);
+        });
+        hold(&mut link, now);
+        let unauthorized = Effect::Tell(Change::Unauthorized { reason: "HTTP 401".to_owned() });
+        assert_eq!(effects(&mut link), [unauthorized, Effect::HangUp]);
+        for _ in 0..3599 {
+            now = now.after(SECOND);
+            link.found(now, 1);
+            link.tick(now, 0.0);
+        }
+        assert_eq!(effects(&mut link), []);
+        assert_eq!(
+            link.status(),
+            "not connected, waiting for other credentials (the credentials are refused: HTTP 401)"
+        );
+        // Refused again is not told again.
+        now = now.after(SECOND);
+        hold(&mut link, now);
+        assert_eq!(effects(&mut link), [Effect::HangUp]);
+        assert_eq!(wait_of(&link, now), 3600 * SECOND);
+    }
+
+    #[test]
+    fn changed_credentials_are_tried_at_once_and_old_ones_only_when_their_time_is_up() {
+        let (mut link, now) = link(|args| args.hold_on_auth = Some(100 * SECOND));
+        hold(&mut link, now);
+        let changed = now.after(10 * SECOND);
+        link.found(changed, 2);
+        assert_eq!(wait_of(&link, changed), Duration::ZERO);
+        link.tick(changed, 0.0);
+        assert!(effects(&mut link).contains(&Effect::Dial));
+        link.refused(changed, "HTTP 401", 2, 2, 0.0);
+        // Back to the first, which has 90 seconds left.
+        link.found(changed.after(SECOND), 1);
+        assert_eq!(wait_of(&link, changed), 90 * SECOND);
+        link.found(changed.after(SECOND), 2);
+        assert_eq!(wait_of(&link, changed), 100 * SECOND);
+        // However fast they change, the floor between two attempts stays.
+        let (mut link, now) = self::link(|args| args.hold_on_auth = Some(100 * SECOND));
+        hold(&mut link, now);
+        link.found(now, 2);
+        assert_eq!(wait_of(&link, now), backoff::FLOOR);
+    }
+
+    #[test]
+    fn credentials_refused_in_the_middle_of_a_stream_close_it_and_leave_a_gap() {
+        let (mut link, now) = link(|args| args.hold_on_auth = Some(100 * SECOND));
+        open(&mut link, now);
+        effects(&mut link);
+        link.refused(now, "revoked", 1, 1, 0.0);
+        let close = Change::Close { reason: "revoked".to_owned(), code: None };
+        assert_eq!(told(&mut link), [Change::Unauthorized { reason: "revoked".to_owned() }, close]);
+        let later = now.after(100 * SECOND);
+        open(&mut link, later);
+        assert!(matches!(told(&mut link)[..], [Change::Open { .. }, Change::Gap { .. }]));
+    }
+
+    #[test]
+    fn a_hundred_restarts_are_a_hundred_gaps_and_no_two_attempts_are_closer_than_the_floor() {
+        let (mut link, mut now) = link(|_| ());
+        let (mut attempts, mut gaps, mut opens, mut last) = (0, 0, 0, None::<Instant>);
+        for round in 0..101_u32 {
+            now.at = now.at.max(link.deadline().expect("an attempt is due"));
+            link.tick(now, 0.0);
+            for effect in effects(&mut link) {
+                if effect == Effect::Dial {
+                    attempts += 1;
+                    assert!(last.is_none_or(|last| now.at - last >= backoff::FLOOR));
+                    last = Some(now.at);
+                }
+            }
+            link.dialed(now);
+            link.heard(now);
+            link.proven(now);
+            link.event(now);
+            now = now.after(Duration::from_millis(u64::from(round) * 7));
+            link.ended(now, "restart", Some(1012), 0.0);
+            for change in told(&mut link) {
+                gaps += usize::from(matches!(change, Change::Gap { .. }));
+                opens += usize::from(matches!(change, Change::Open { .. }));
+            }
+        }
+        assert_eq!((attempts, opens, gaps), (101, 101, 100));
+    }
+
+    #[test]
+    fn the_status_tells_where_the_link_is() {
+        let (mut link, now) = link(|_| ());
+        assert_eq!(link.status(), "connecting");
+        link.tick(now, 0.0);
+        assert_eq!(link.status(), "connecting, attempt 1");
+        link.failed(now, "refused", None, 0.0);
+        assert_eq!(link.status(), "not connected, will try again (refused)");
+        link.tick(now.after(SECOND), 0.0);
+        link.dialed(now);
+        assert_eq!(link.status(), "connected, waiting for the first message (refused)");
+        link.proven(now);
+        assert_eq!(link.status(), "open");
+        link.block(now, true);
+        assert!(link.status().starts_with("open, but standard output is blocked"));
+        link.ended(now, "gone", None, 0.0);
+        assert_eq!(link.status(), "not connected, will try again (gone)");
+        link.stop("asked");
+        assert_eq!(link.status(), "stopping");
     }
 }

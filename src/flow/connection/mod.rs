@@ -2,6 +2,7 @@
 //!
 //! A source says what to call and what a message means ([`Protocol`]); dialing, liveness, backoff, lifecycle records, buffering and stopping are the same for all.
 
+mod buffer;
 mod drive;
 mod link;
 
@@ -10,11 +11,27 @@ use std::time::Duration;
 
 pub use drive::keep_connected;
 
-use crate::cli::table::{Flag, Set, store, store_size};
+use crate::cli::table::{Flag, Set, choice, store, store_size};
+use crate::model::backoff::FLOOR;
 use crate::model::exit::{Failure, Fault};
 use crate::model::time::Timestamp;
 use crate::world::http::CONNECT_TIMEOUT;
 use crate::world::websocket::client::{CallError, Client};
+
+/// What happens when the reader is so slow that the buffer is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The stream is not read until there is room.
+    #[default]
+    Block,
+    /// The oldest events are let go of.
+    Drop,
+}
+
+impl Overflow {
+    /// The words for it.
+    pub const CHOICES: [(&str, Overflow); 2] = [("block", Overflow::Block), ("drop", Overflow::Drop)];
+}
 
 /// What a user can say about the connection.
 #[derive(Clone, Debug)]
@@ -37,8 +54,16 @@ pub struct ConnectionArgs {
     pub buffer: u64,
     /// So long after a stop request a blocked standard output may take.
     pub drain: Duration,
+    /// What happens when that is full.
+    pub overflow: Overflow,
     /// No records about the connection itself.
     pub no_lifecycle: bool,
+    /// A record so often while the link is proven alive.
+    pub heartbeat: Option<Duration>,
+    /// Refused credentials are tried again after so long, or when they change, instead of ending the run.
+    pub hold_on_auth: Option<Duration>,
+    /// The stream has an end: a server that closes in good order has sent everything.
+    pub finite: bool,
 }
 
 impl Default for ConnectionArgs {
@@ -53,7 +78,11 @@ impl Default for ConnectionArgs {
             run_for: None,
             buffer: 64 << 20,
             drain: Duration::from_secs(20),
+            overflow: Overflow::Block,
             no_lifecycle: false,
+            heartbeat: None,
+            hold_on_auth: None,
+            finite: false,
         }
     }
 }
@@ -69,12 +98,24 @@ impl ConnectionArgs {
                 return Err(Failure::usage(format!("{flag}: must be longer than zero")));
             }
         }
+        // Oftener than the floor of every backoff is a storm, of attempts or of records.
+        for (flag, duration) in [("--heartbeat", self.heartbeat), ("--hold-on-auth", self.hold_on_auth)] {
+            if duration.is_some_and(|duration| duration < FLOOR) {
+                return Err(Failure::usage(format!("{flag}: must be at least 1s")));
+            }
+        }
+        if self.heartbeat.is_some() && self.no_lifecycle {
+            return Err(Failure::usage("--heartbeat: --no-lifecycle lets no heartbeat through"));
+        }
+        if self.hold_on_auth.is_some() && self.no_reconnect {
+            return Err(Failure::usage("--hold-on-auth: --no-reconnect says that nothing is tried twice"));
+        }
         Ok(())
     }
 }
 
 /// The rows of every source that say how long it tries.
-pub const fn link_flags<A: AsMut<ConnectionArgs>>() -> [Flag<A>; 5] {
+pub const fn link_flags<A: AsMut<ConnectionArgs>>() -> [Flag<A>; 6] {
     [
         Flag {
             spec: "--ping DURATION",
@@ -101,16 +142,28 @@ pub const fn link_flags<A: AsMut<ConnectionArgs>>() -> [Flag<A>; 5] {
             help: "exit 4 after so long without a proven connection; waits that the server asked for (Retry-After) do not count",
             set: Set::Value(|a, v| store(&mut a.as_mut().give_up, v)),
         },
+        Flag {
+            spec: "--hold-on-auth DURATION",
+            help: "when the credentials are refused, do not exit 3 but wait so long and try again. A changed token file is noticed within a second or two and tried at once; \
+                   the same refused credentials never are before their time, not even on HUP",
+            set: Set::Value(|a, v| store(&mut a.as_mut().hold_on_auth, v)),
+        },
     ]
 }
 
 /// The rows of every source that say what comes out.
-pub const fn output_flags<A: AsMut<ConnectionArgs>>() -> [Flag<A>; 5] {
+pub const fn output_flags<A: AsMut<ConnectionArgs>>() -> [Flag<A>; 7] {
     [
         Flag {
             spec: "--no-lifecycle",
-            help: "print no records about the connection itself (open, close, error, gap)",
+            help: "print no records about the connection itself (open, close, error, gap, drop)",
             set: Set::Switch(|a| a.as_mut().no_lifecycle = true),
+        },
+        Flag {
+            spec: "--heartbeat DURATION",
+            help: "print a heartbeat record so often, but only while the connection is proven alive: something came within --ping and --timeout together. \
+                   None comes while it is down, not let in, or not read because of a slow reader, so the end of a pipeline can be watched by a dead man's switch",
+            set: Set::Value(|a, v| store(&mut a.as_mut().heartbeat, v)),
         },
         Flag {
             spec: "-n, --max-events N",
@@ -124,8 +177,14 @@ pub const fn output_flags<A: AsMut<ConnectionArgs>>() -> [Flag<A>; 5] {
         },
         Flag {
             spec: "--buffer SIZE",
-            help: "how much may wait for a slow reader, 64MiB by default. When it is full the stream is not read until half of it is gone, and the deadlines of the connection rest",
+            help: "how much may wait for a slow reader, 64MiB by default. What happens when it is full is --overflow's business",
             set: Set::Value(|a, v| store_size(&mut a.as_mut().buffer, v)),
+        },
+        Flag {
+            spec: "--overflow block|drop",
+            help: "what a full buffer does, block by default. block: the stream is not read until half of it is gone, and the deadlines of the connection rest. \
+                   drop: the stream is always read, the oldest events are let go of, and a drop record in their place tells how many; records about the connection stay",
+            set: Set::Value(|a, v| choice(&mut a.as_mut().overflow, &Overflow::CHOICES, v)),
         },
         Flag {
             spec: "--drain DURATION",
@@ -213,6 +272,9 @@ pub trait Protocol {
     /// # Errors
     /// They cannot be read; those from before stay.
     fn reload(&mut self) -> Result<bool, String>;
+
+    /// Tells the credentials of now from others, without giving them away.
+    fn fingerprint(&self) -> u64;
 
     /// A server's words without anything secret.
     fn redact(&self, words: &str) -> String;

@@ -94,6 +94,8 @@ pub struct End {
     pub reason: String,
     /// The code of the server's close frame.
     pub code: Option<u16>,
+    /// The server closed in good order because it had nothing more to say: a close frame with the code 1000 or none.
+    pub complete: bool,
 }
 
 /// A message's text, a slice of the read buffer.
@@ -296,7 +298,7 @@ impl Drop for Client {
 
 fn explain_close(frame: Option<&CloseFrame>) -> End {
     let Some(frame) = frame else {
-        return End { reason: "the server closed the connection".to_owned(), code: None };
+        return End { reason: "the server closed the connection".to_owned(), code: None, complete: true };
     };
     let code = u16::from(frame.code);
     // RFC 6455, section 7.4.1, and https://www.iana.org/assignments/websocket for 1012 to 1014.
@@ -317,7 +319,8 @@ fn explain_close(frame: Option<&CloseFrame>) -> End {
     };
     let words = frame.reason.as_str().trim();
     let words = if words.is_empty() { String::new() } else { format!(": {words}") };
-    End { reason: format!("the server closed the connection ({code}{meaning}){words}"), code: Some(code) }
+    let reason = format!("the server closed the connection ({code}{meaning}){words}");
+    End { reason, code: Some(code), complete: code == 1000 }
 }
 
 fn explain_end(error: &Error) -> End {
@@ -341,7 +344,7 @@ fn explain_end(error: &Error) -> End {
             None => "the connection broke".to_owned(),
         },
     };
-    End { reason, code: None }
+    End { reason, code: None, complete: false }
 }
 
 /// The socket: counts what comes, and keeps the deadline of the handshakes however slowly the bytes drip.
