@@ -6,9 +6,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::link::{Effect, Link};
-use super::{ConnectionArgs, Meaning, Protocol, Rejection};
+use super::{Aside, ConnectionArgs, Meaning, Protocol, Rejection};
 use crate::flow::accounts::Accounts;
 use crate::model::exit::{Exit, Failure, Fault};
+use crate::model::json;
 use crate::model::lifecycle::Change;
 use crate::model::line::Lines;
 use crate::model::time::{Moment, parse_retry_after};
@@ -53,6 +54,10 @@ pub fn keep_connected(world: &mut World, protocol: &mut dyn Protocol, args: &Con
         counts: Counts::default(),
     };
     let result = drive.run();
+    if drive.lines.pending().is_empty() {
+        let now = drive.world.clock.now();
+        drive.protocol.written(true, now);
+    }
     if drive.world.stats {
         drive.report();
     }
@@ -118,6 +123,7 @@ impl Drive<'_> {
             let more = self.read(now);
             self.link.tick(now, self.world.clock.random());
             self.carry_out(now);
+            self.take_asides(now);
             if self.write(now)? == Written::ReaderGone || self.reader_gone {
                 self.say_goodbye();
                 return Ok(Exit::Success);
@@ -204,6 +210,7 @@ impl Drive<'_> {
             if bytes > self.received {
                 self.received = bytes;
                 self.link.heard(now);
+                self.protocol.heard(now);
             }
             match received {
                 Received::Nothing => {
@@ -236,7 +243,7 @@ impl Drive<'_> {
                 self.link.proven(now);
                 // `open` and `gap` stand before the record that proved them.
                 self.carry_out(now);
-                self.counts.passed += 1;
+                self.counts.passed += u64::from(!records.is_empty());
                 for record in records {
                     self.lines.push(record.text.as_bytes());
                     self.counts.events += u64::from(record.is_event);
@@ -259,6 +266,41 @@ impl Drive<'_> {
                 self.link.said_error(now, &reason, self.world.clock.random());
             }
             Meaning::Faulty(fault) => self.fault(&fault),
+        }
+    }
+
+    /// Takes what the protocol has to tell beside the messages, as long as there is room for it.
+    fn take_asides(&mut self, now: Moment) {
+        for _ in 0..TURN {
+            if self.blocked || self.ending.is_some() || self.lines.pending().len() >= self.buffer {
+                return;
+            }
+            match self.protocol.aside(now) {
+                None => return,
+                Some(Aside::Tell(change)) => self.tell(&change, now),
+                Some(Aside::Event(text)) => {
+                    self.lines.push(text.as_bytes());
+                    self.counts.events += 1;
+                    self.link.aside();
+                    self.carry_out(now);
+                }
+            }
+        }
+    }
+
+    /// Writes a lifecycle record, and what the protocol says happened with it.
+    fn tell(&mut self, change: &Change, now: Moment) {
+        let heeded = self.protocol.changed(change, now);
+        if matches!(change, Change::Open { .. }) {
+            self.counts.connections += 1;
+        }
+        if self.lifecycle {
+            self.counts.lifecycle += 1;
+            let record = change.record(&self.path, &self.source, now.utc);
+            self.lines.push(json::append(&record, &heeded.members).as_bytes());
+        }
+        if let Some(then) = heeded.then {
+            self.tell(&then, now);
         }
     }
 
@@ -297,15 +339,7 @@ impl Drive<'_> {
                     self.say_goodbye();
                     self.client = None;
                 }
-                Effect::Tell(change) => {
-                    if matches!(change, Change::Open { .. }) {
-                        self.counts.connections += 1;
-                    }
-                    if self.lifecycle {
-                        self.counts.lifecycle += 1;
-                        self.lines.push(change.record(&self.path, &self.source, now.utc).as_bytes());
-                    }
-                }
+                Effect::Tell(change) => self.tell(&change, now),
                 Effect::Warn(text) => self.world.diagnostics.warn(&format!("{}: {text}", self.source)),
                 Effect::Inform(text) => self.world.diagnostics.info(&format!("{}: {text}", self.source)),
                 Effect::Detail(text) => self.world.diagnostics.detail(&format!("{}: {text}", self.source)),
@@ -354,6 +388,9 @@ impl Drive<'_> {
         let written = self.world.output.write(&mut self.lines);
         if before == 0 || self.lines.pending().len() < before {
             self.progress = now.at;
+        }
+        if self.lines.pending().is_empty() && self.ending.is_none() {
+            self.protocol.written(false, now);
         }
         written.map_err(|error| Failure::failed(format!("standard output: {error}")))
     }
@@ -414,7 +451,9 @@ impl Drive<'_> {
     fn wait(&mut self, now: Moment) -> Result<(), Failure> {
         let behind = !self.lines.pending().is_empty();
         let closing = self.ending.as_ref().filter(|_| self.client.is_some()).map(|ending| ending.closing);
-        let deadline = self.link.deadline().into_iter().chain(closing).chain(self.output_deadline()).min();
+        let idle = !behind && !self.blocked && self.ending.is_none();
+        let aside = self.protocol.due(now).filter(|_| idle);
+        let deadline = self.link.deadline().into_iter().chain(closing).chain(self.output_deadline()).chain(aside).min();
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(now.at));
         let mut fds = vec![
             (self.world.output.fd(), if behind { Interest::Write } else { Interest::End }),
@@ -437,7 +476,8 @@ impl Drive<'_> {
         memchr::memchr_iter(b'\n', self.lines.pending()).count() as u64
     }
 
-    /// in = passed + faulty + errors; out = records of what was passed + lifecycle.
+    /// in = passed + faulty + errors (+ repeated); out = records of what was passed + lifecycle (+ resynced).
+    /// What stands in parentheses the protocol counts.
     fn report(&self) {
         let counts = &self.counts;
         let accounts = Accounts::default()
@@ -451,7 +491,8 @@ impl Drive<'_> {
             .with("attempts", counts.attempts)
             .with("connections", counts.connections)
             .with("blocked", counts.blocked)
-            .with("unwritten", self.unwritten());
+            .with("unwritten", self.unwritten())
+            .and(&self.protocol.accounts());
         self.world.diagnostics.plain(&accounts.json(self.world.program));
     }
 }
