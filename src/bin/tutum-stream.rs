@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use tutum::cli::table::{Flag, Program, Section, Set, choice, store};
-use tutum::flow::connection::{self, ConnectionArgs, keep_connected};
+use tutum::flow::connection::{self, ConnectionArgs, Protocol as _, keep_connected};
 use tutum::model::exit::{Exit, Failure};
+use tutum::source::resync::{self, Resync, ResyncArgs, Threads, rest_base};
 use tutum::source::tutum::{AuthForm, Tutum, TutumArgs, events_address};
 use tutum::world::World;
 use tutum::world::credentials::{self, TUTUM_ENVIRONMENT, TutumAuthArgs};
@@ -18,6 +19,7 @@ struct Args {
     auth: TutumAuthArgs,
     connection: ConnectionArgs,
     tls: TlsArgs,
+    resync: ResyncArgs,
 }
 
 impl AsMut<ConnectionArgs> for Args {
@@ -35,6 +37,12 @@ impl AsMut<TutumAuthArgs> for Args {
 impl AsMut<TlsArgs> for Args {
     fn as_mut(&mut self) -> &mut TlsArgs {
         &mut self.tls
+    }
+}
+
+impl AsMut<ResyncArgs> for Args {
+    fn as_mut(&mut self) -> &mut ResyncArgs {
+        &mut self.resync
     }
 }
 
@@ -58,6 +66,14 @@ open, close, error, and after an interruption gap, since events sent meanwhile a
 A connection counts as open when the first message came, not before. Refused credentials are final, after they were read again. TERM and INT end it in good order; HUP reads the \
 credentials again and connects anew. A message that is no JSON object is a diagnostic and is counted, nothing more; the exit code does not remember it.
 
+With --resync what changed during a gap is asked for over REST: after the gap record every stack, service, container, node cluster and node is listed, with the same \
+credentials, and so is every action begun since. What differs from what was last seen is printed as ordinary events with \"origin\":\"resync\" appended: create, update, or delete with the state \
+Terminated, and only if the object's own address confirms that it is gone. Events that come meanwhile are printed as always, and an object's event wins over the list. States between the two ends of \
+the gap cannot be recovered. If the API does not answer, that is a diagnostic and a record (error, Failed), and it is tried again every five minutes and at the next gap. With --state a restart is such a gap too; \
+the file never claims more than the reader was given, so that after a crash a change may be told twice, but never not at all. Up to 100,000 objects and 10,000 actions are remembered.
+
+Notices (user-notifications) that the server repeats after a reconnect are left out if they were printed within the last minute.
+
 The hosted service is gone, so a server must be named; tutum-serve is one.",
     sections: &[
         Section {
@@ -77,6 +93,7 @@ The hosted service is gone, so a server must be named; tutum-serve is one.",
         },
         Section { title: "Credentials", flags: &credentials::tutum_flags() },
         Section { title: "Connection", flags: &connection::link_flags() },
+        Section { title: "What was missed", flags: &resync::flags() },
         Section { title: "TLS", flags: &tls::flags() },
         Section {
             title: "Format",
@@ -95,16 +112,21 @@ The hosted service is gone, so a server must be named; tutum-serve is one.",
             "what happens to services, and to the stream itself",
             "tutum-stream --url wss://stream.example.org | tutum-filter --lifecycle --type service",
         ),
+        (
+            "never miss a change, not even across a restart",
+            "tutum-stream --url wss://stream.example.org --resync --state /var/lib/tutum/state",
+        ),
         ("one event, within a minute", "tutum-stream --no-lifecycle --max-events 1 --for 1m"),
     ],
 };
 
-const ENVIRONMENT: [(&str, &str); 10] = {
+const ENVIRONMENT: [(&str, &str); 11] = {
     let [auth, apikey, token, pass, home] = TUTUM_ENVIRONMENT;
     let [own_proxy, any_proxy, no_proxy] = PROXY_ENVIRONMENT;
     [
         ("TUTUM_STREAM_URL", "the server, with /v1/ at the end, if --url is not given"),
         ("TUTUM_STREAM_HOST", "the server, scheme and host only, if neither is given"),
+        ("TUTUM_BASE_URL, TUTUM_REST_HOST", "the REST API, if --rest-url is not given"),
         auth,
         apikey,
         token,
@@ -122,21 +144,33 @@ fn main() -> ExitCode {
 
 fn run(args: Args, world: &mut World) -> Result<Exit, Failure> {
     args.connection.check()?;
+    args.resync.check()?;
     let address = events_address(args.tutum.url.as_deref())?;
     let tls = Tls::load(&args.tls).map_err(Failure::usage)?;
+    let base = rest_base(args.resync.rest_url.as_deref(), &address)?;
     let proxy = Proxies::from_environment().find(&address).map_err(Failure::usage)?;
     if let Some(proxy) = &proxy {
         proxy.announce(&address, &world.diagnostics);
     }
-    let mut source = Tutum::new(address, args.tutum, args.auth, tls, proxy, args.connection.timeout)?;
+    let mut source = Tutum::new(address, args.tutum, args.auth, tls.clone(), proxy, args.connection.timeout)?;
     if source.is_exposed() {
         world.diagnostics.warn("--url: ws:// is not encrypted: anyone on the way can read the credentials");
     }
     if args.tls.insecure {
         world.diagnostics.warn("--insecure: the server's certificate is not verified");
     }
+    if args.resync.is_asked() && source.exposes(&base) {
+        world.diagnostics.warn(&format!("{base}: http is not encrypted: anyone on the way can read the credentials"));
+    }
     if world.check {
-        return world.checked(&[source.plan()]);
+        let facts: Vec<String> =
+            [Ok(source.plan())].into_iter().chain(args.resync.plan(&base)).collect::<Result<_, _>>()?;
+        return world.checked(&facts);
+    }
+    if args.resync.is_asked() {
+        let lister = Box::new(Threads::new(base, &tls, &world.wake));
+        let (name, diagnostics) = (source.source(), world.diagnostics.clone());
+        source.set_resync(Resync::new(args.resync, &name, lister, diagnostics, world.clock.now())?);
     }
     keep_connected(world, &mut source, &args.connection)
 }

@@ -1,3 +1,5 @@
 //! The sources: what to connect to, and what is a record.
 
+pub mod notices;
+pub mod resync;
 pub mod tutum;

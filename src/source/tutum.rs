@@ -1,13 +1,18 @@
 //! tutum-stream: which stream to connect to, and what its messages mean. The service itself is gone; every server is one like it.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::flow::connection::{Dial, Meaning, Protocol, Record, Rejection};
+use super::notices::Notices;
+use super::resync::Resync;
+use crate::flow::accounts::Accounts;
+use crate::flow::connection::{Aside, Dial, Heeded, Meaning, Protocol, Record, Rejection};
 use crate::model::address::Address;
+use crate::model::event::Event;
 use crate::model::exit::Failure;
 use crate::model::json::{self, Pointer};
-use crate::model::time::Timestamp;
+use crate::model::lifecycle::Change;
+use crate::model::time::{Moment, Timestamp};
 use crate::world::credentials::{self, Authorization, TutumAuthArgs, variable};
 use crate::world::http::CONNECT_TIMEOUT;
 use crate::world::proxy::Proxy;
@@ -85,6 +90,10 @@ pub struct Tutum {
     tls: Tls,
     proxy: Option<Proxy>,
     answer_timeout: Duration,
+    notices: Notices,
+    /// Messages that brought nothing new.
+    repeated: u64,
+    resync: Option<Resync>,
 }
 
 impl Tutum {
@@ -106,12 +115,33 @@ impl Tutum {
                 "no credentials: give --user and --token-file, or set TUTUM_AUTH, or TUTUM_USER and TUTUM_APIKEY",
             ));
         }
-        Ok(Tutum { address, args, auth, authorization, tls, proxy, answer_timeout })
+        Ok(Tutum {
+            address,
+            args,
+            auth,
+            authorization,
+            tls,
+            proxy,
+            answer_timeout,
+            notices: Notices::default(),
+            repeated: 0,
+            resync: None,
+        })
+    }
+
+    /// What asks the REST API for what was missed.
+    pub fn set_resync(&mut self, resync: Resync) {
+        self.resync = Some(resync);
+    }
+
+    /// Whether anyone on the way to `address` could read a credential.
+    pub fn exposes(&self, address: &Address) -> bool {
+        self.authorization.is_some() && !address.is_secure() && !address.is_loopback()
     }
 
     /// Whether anyone on the way can read the credential.
     pub fn is_exposed(&self) -> bool {
-        self.authorization.is_some() && !self.address.is_secure() && !self.address.is_loopback()
+        self.exposes(&self.address)
     }
 
     /// What it would do, in words.
@@ -185,7 +215,26 @@ impl Protocol for Tutum {
             (Ok(()), Some("error")) => error(text),
             (Ok(()), kind) => {
                 let is_event = kind != Some("auth");
-                let line = one_line(text);
+                let mut line = one_line(text);
+                match kind {
+                    Some("auth") => {}
+                    Some("user-notification" | "user-notifications") => {
+                        match self.notices.fresh(&line, self.args.raw, now) {
+                            Some(Cow::Borrowed(_)) => {}
+                            Some(Cow::Owned(rest)) => line = Cow::Owned(rest),
+                            None => {
+                                self.repeated += 1;
+                                return Meaning::Records(Vec::new());
+                            }
+                        }
+                    }
+                    _ => {
+                        self.notices.live();
+                        if let (Some(resync), Ok(event)) = (&mut self.resync, Event::parse(line.as_bytes())) {
+                            resync.heed(&event);
+                        }
+                    }
+                }
                 let text = if self.args.raw || stamped {
                     line
                 } else {
@@ -215,6 +264,42 @@ impl Protocol for Tutum {
             Some(authorization) => authorization.redact(words),
             None => words.to_owned(),
         }
+    }
+
+    fn changed(&mut self, change: &Change, now: Moment) -> Heeded {
+        if matches!(change, Change::Close { .. }) {
+            self.notices.lost();
+        }
+        self.resync.as_mut().map(|resync| resync.changed(change, now)).unwrap_or_default()
+    }
+
+    fn heard(&mut self, now: Moment) {
+        if let Some(resync) = &mut self.resync {
+            resync.heard(now);
+        }
+    }
+
+    fn aside(&mut self, now: Moment) -> Option<Aside> {
+        if self.resync.as_mut()?.take_refusal(now) {
+            // If it cannot be read the one in use stays, and is not shown again.
+            let _ = self.reload();
+        }
+        self.resync.as_mut()?.next(self.authorization.as_ref(), now)
+    }
+
+    fn written(&mut self, last: bool, now: Moment) {
+        if let Some(resync) = &mut self.resync {
+            resync.written(last, now);
+        }
+    }
+
+    fn due(&self, now: Moment) -> Option<Instant> {
+        self.resync.as_ref()?.due(now)
+    }
+
+    fn accounts(&self) -> Accounts {
+        let accounts = Accounts::default().with("repeated", self.repeated);
+        self.resync.as_ref().map_or(accounts.clone(), |resync| accounts.and(&resync.accounts()))
     }
 }
 
@@ -252,6 +337,9 @@ mod tests {
             tls: Tls::load(&TlsArgs::default()).unwrap(),
             proxy: None,
             answer_timeout: Duration::from_secs(1),
+            notices: Notices::default(),
+            repeated: 0,
+            resync: None,
         }
     }
 

@@ -8,6 +8,7 @@ mod readme;
 mod secrets;
 mod support;
 
+mod resync;
 mod to_pagerduty;
 mod to_slack;
 mod tutum_enrich;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::buffer::{Buffer, Next};
 use super::link::{Effect, Link};
-use super::{ConnectionArgs, Meaning, Overflow, Protocol, Rejection};
+use super::{Aside, ConnectionArgs, Meaning, Overflow, Protocol, Rejection};
 use crate::flow::accounts::Accounts;
 use crate::model::exit::{Exit, Failure, Fault};
+use crate::model::json;
 use crate::model::lifecycle::Change;
 use crate::model::time::{Moment, parse_retry_after};
 use crate::world::World;
@@ -64,6 +65,10 @@ pub fn keep_connected(world: &mut World, protocol: &mut dyn Protocol, args: &Con
         counts: Counts::default(),
     };
     let result = drive.run();
+    if drive.buffer.is_empty() {
+        let now = drive.world.clock.now();
+        drive.protocol.written(true, now);
+    }
     if drive.world.stats {
         drive.report();
     }
@@ -154,6 +159,7 @@ impl Drive<'_> {
             let more = self.read(now);
             self.link.tick(now, self.world.clock.random());
             self.carry_out(now);
+            self.take_asides(now);
             if self.write(now)? == Written::ReaderGone || self.reader_gone {
                 self.say_goodbye();
                 return Ok(Exit::Success);
@@ -290,6 +296,7 @@ impl Drive<'_> {
             if bytes > self.received {
                 self.received = bytes;
                 self.link.heard(now);
+                self.protocol.heard(now);
             }
             match received {
                 Received::Nothing => {
@@ -328,7 +335,7 @@ impl Drive<'_> {
                 self.link.proven(now);
                 // `open` and `gap` stand before the record that proved them.
                 self.carry_out(now);
-                self.counts.passed += 1;
+                self.counts.passed += u64::from(!records.is_empty());
                 for record in records {
                     self.buffer.push(record.text.as_bytes(), record.is_event);
                     self.counts.events += u64::from(record.is_event);
@@ -351,6 +358,41 @@ impl Drive<'_> {
                 self.link.said_error(now, &reason, self.world.clock.random());
             }
             Meaning::Faulty(fault) => self.fault(&fault),
+        }
+    }
+
+    /// Takes what the protocol has to tell beside the messages, as long as there is room for it.
+    fn take_asides(&mut self, now: Moment) {
+        for _ in 0..TURN {
+            if self.blocked || self.ending.is_some() || self.buffer.len() >= self.room() {
+                return;
+            }
+            match self.protocol.aside(now) {
+                None => return,
+                Some(Aside::Tell(change)) => self.tell(&change, now),
+                Some(Aside::Event(text)) => {
+                    self.buffer.push(text.as_bytes(), true);
+                    self.counts.events += 1;
+                    self.link.aside();
+                    self.carry_out(now);
+                }
+            }
+        }
+    }
+
+    /// Writes a lifecycle record, and what the protocol says happened with it.
+    fn tell(&mut self, change: &Change, now: Moment) {
+        let heeded = self.protocol.changed(change, now);
+        if matches!(change, Change::Open { .. }) {
+            self.counts.connections += 1;
+        }
+        if self.lifecycle && !self.is_idle_talk(change, now) {
+            self.counts.lifecycle += 1;
+            let record = change.record(&self.path, &self.source, now.utc);
+            self.buffer.push(json::append(&record, &heeded.members).as_bytes(), false);
+        }
+        if let Some(then) = heeded.then {
+            self.tell(&then, now);
         }
     }
 
@@ -389,15 +431,7 @@ impl Drive<'_> {
                     self.say_goodbye();
                     self.client = None;
                 }
-                Effect::Tell(change) => {
-                    if matches!(change, Change::Open { .. }) {
-                        self.counts.connections += 1;
-                    }
-                    if self.lifecycle && !self.is_idle_talk(&change, now) {
-                        self.counts.lifecycle += 1;
-                        self.buffer.push(change.record(&self.path, &self.source, now.utc).as_bytes(), false);
-                    }
-                }
+                Effect::Tell(change) => self.tell(&change, now),
                 Effect::Warn(text) => self.world.diagnostics.warn(&format!("{}: {text}", self.source)),
                 Effect::Inform(text) => self.world.diagnostics.info(&format!("{}: {text}", self.source)),
                 Effect::Detail(text) => self.world.diagnostics.detail(&format!("{}: {text}", self.source)),
@@ -460,7 +494,12 @@ impl Drive<'_> {
                 return Ok(written);
             }
             match self.buffer.advance() {
-                Next::Nothing => return Ok(written),
+                Next::Nothing => {
+                    if self.ending.is_none() {
+                        self.protocol.written(false, now);
+                    }
+                    return Ok(written);
+                }
                 Next::Lines => {}
                 Next::Gap(dropped) => {
                     self.world.diagnostics.detail(&format!("standard output: {dropped} events were dropped here"));
@@ -539,8 +578,10 @@ impl Drive<'_> {
     fn wait(&mut self, now: Moment) -> Result<(), Failure> {
         let behind = !self.buffer.is_empty();
         let closing = self.ending.as_ref().filter(|_| self.client.is_some()).map(|ending| ending.closing);
+        let idle = !behind && !self.blocked && self.ending.is_none();
+        let aside = self.protocol.due(now).filter(|_| idle);
         let look = self.link.is_holding().then(|| self.looked + LOOK);
-        let others = [closing, look, self.output_deadline(), self.manager_deadline(now)];
+        let others = [closing, look, self.output_deadline(), self.manager_deadline(now), aside];
         let deadline = self.link.deadline().into_iter().chain(others.into_iter().flatten()).min();
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(now.at));
         let mut fds = vec![
@@ -560,7 +601,8 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// in = passed + faulty + errors; out + dropped = records of what was passed + lifecycle.
+    /// in = passed + faulty + errors (+ repeated); out + dropped = records of what was passed + lifecycle (+ resynced).
+    /// What stands in parentheses the protocol counts.
     fn report(&self) {
         let counts = &self.counts;
         let accounts = Accounts::default()
@@ -575,7 +617,8 @@ impl Drive<'_> {
             .with("attempts", counts.attempts)
             .with("connections", counts.connections)
             .with("blocked", counts.blocked)
-            .with("unwritten", self.buffer.waiting());
+            .with("unwritten", self.buffer.waiting())
+            .and(&self.protocol.accounts());
         self.world.diagnostics.plain(&accounts.json(self.world.program));
     }
 }

@@ -295,10 +295,15 @@ impl Link {
 
     /// An event was passed on.
     pub fn event(&mut self, now: Moment) {
-        self.events += 1;
         if let Phase::Linked(linked) = &mut self.phase {
             linked.event = now.at;
         }
+        self.aside();
+    }
+
+    /// An event was passed on that the stream did not send: it counts, and proves nothing.
+    pub fn aside(&mut self) {
+        self.events += 1;
         self.limit();
     }
 

@@ -7,14 +7,16 @@ mod drive;
 mod link;
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use drive::keep_connected;
 
 use crate::cli::table::{Flag, Set, choice, store, store_size};
+use crate::flow::accounts::Accounts;
 use crate::model::backoff::FLOOR;
 use crate::model::exit::{Failure, Fault};
-use crate::model::time::Timestamp;
+use crate::model::lifecycle::Change;
+use crate::model::time::{Moment, Timestamp};
 use crate::world::http::CONNECT_TIMEOUT;
 use crate::world::websocket::client::{CallError, Client};
 
@@ -253,6 +255,24 @@ pub enum Meaning<'t> {
     Faulty(Fault),
 }
 
+/// What a protocol adds to what happened to the connection.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Heeded {
+    /// Keys for the lifecycle record: `"key":value`, joined by commas; empty for none.
+    pub members: String,
+    /// What else happened, to be told right after it.
+    pub then: Option<Change>,
+}
+
+/// What a protocol has to tell beside the messages.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Aside {
+    /// An event of its own making, one line. It counts for `--max-events` but is no sign of life.
+    Event(String),
+    /// Something to be told of the connection.
+    Tell(Change),
+}
+
 /// What is particular to one service.
 pub trait Protocol {
     /// The stream's path, `resource_uri` of the lifecycle records.
@@ -278,4 +298,30 @@ pub trait Protocol {
 
     /// A server's words without anything secret.
     fn redact(&self, words: &str) -> String;
+
+    /// Something happened to the connection and is about to be told.
+    fn changed(&mut self, _change: &Change, _now: Moment) -> Heeded {
+        Heeded::default()
+    }
+
+    /// Bytes came.
+    fn heard(&mut self, _now: Moment) {}
+
+    /// The next thing to tell beside the messages. Asked whenever there is room for it; must not block.
+    fn aside(&mut self, _now: Moment) -> Option<Aside> {
+        None
+    }
+
+    /// All that was told so far is with the reader. `last` says that nothing more will be told.
+    fn written(&mut self, _last: bool, _now: Moment) {}
+
+    /// When it wants to be asked again though nothing happens.
+    fn due(&self, _now: Moment) -> Option<Instant> {
+        None
+    }
+
+    /// Counts of its own, for the accounts.
+    fn accounts(&self) -> Accounts {
+        Accounts::default()
+    }
 }
