@@ -114,8 +114,7 @@ fn open_comes_with_the_first_message_and_events_are_stamped() {
     assert_eq!(running.line(), own);
     let finished = stop(running, peer);
     assert_eq!(value(finished.lines().last().unwrap(), "reason"), "asked to stop (TERM)");
-    let books =
-        r#""in":5,"out":7,"passed":5,"faulty":0,"errors":0,"events":4,"dropped":0,"lifecycle":2,"attempts":1,"connections":1"#;
+    let books = r#""in":5,"out":7,"passed":5,"faulty":0,"errors":0,"events":4,"dropped":0,"lifecycle":2,"attempts":1,"connections":1"#;
     assert!(finished.stderr.contains(books), "{}", finished.stderr);
 }
 

@@ -56,6 +56,17 @@ pub fn encode(frame: &mut Vec<u8>, id: u64, accepted: i64, text: &[u8], length: 
     frame.resize(start + (HEAD + text.len()).next_multiple_of(8), 0);
 }
 
+/// Whether so many bytes at the end of a segment, which begin with `head`, are what a write that was cut short leaves: the beginning of a frame, or
+/// zeros. `whole` says that there is nothing before them, not even a header.
+pub fn is_torn(head: &[u8], room: u64, whole: bool) -> bool {
+    let begun = |begin: &[u8]| head.len() < begin.len() && begin.starts_with(head);
+    if head.iter().all(|byte| *byte == 0) || (whole && begun(&HEADER)) || (!whole && begun(&MARKER)) {
+        return true;
+    }
+    let length = head.get(12..16).and_then(|length| length.try_into().ok()).map(u32::from_le_bytes);
+    !whole && head.starts_with(&MARKER) && length.is_none_or(|length| frame_size(length as usize) > room)
+}
+
 /// A record in a segment.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Entry<'s> {

@@ -19,6 +19,8 @@
 //! Three degrees of safety: what is written survives the death of the process; what is synced survives a power cut; what is in memory only are dead
 //! letters between two calls of [`Spool::flush`] (their records still wait on disk) and settlements that the disk refused to take.
 
+#[cfg(test)]
+mod damage_test;
 mod dead;
 mod disk;
 mod frame;

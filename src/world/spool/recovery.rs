@@ -23,6 +23,8 @@ struct Survey {
     unreadable: u64,
     /// Where what follows the last sound frame begins.
     tail: Option<u64>,
+    /// What follows it is what a write that was cut short leaves.
+    torn: bool,
 }
 
 impl Spool {
@@ -39,7 +41,7 @@ impl Spool {
             let mut segment = Segment::new(survey.size);
             self.next_id = self.next_id.max(first).max(survey.last + 1);
             if let Some(from) = survey.tail {
-                if last == Some(first) && survey.stretches == 0 {
+                if last == Some(first) && survey.stretches == 0 && survey.torn {
                     // A crash while it was written, and never accepted. A header alone is as good as nothing.
                     segment.size = if from <= HEADER.len() as u64 { 0 } else { from };
                     self.torn = true;
@@ -138,6 +140,11 @@ impl Spool {
                 }
                 Found::Tail(from) => survey.tail = Some(from),
             }
+        }
+        if let Some(from) = survey.tail {
+            let mut head = [0; HEAD];
+            let read = file.read_at(&mut head, from).unwrap_or(0);
+            survey.torn = frame::is_torn(&head[..read], size - from, from == 0);
         }
         Ok(survey)
     }
