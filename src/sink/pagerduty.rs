@@ -511,6 +511,8 @@ struct OpenAlerts {
     file: Option<PathBuf>,
     open: HashSet<String>,
     closed: HashSet<String>,
+    /// The file is behind: the disk did not take the last change.
+    unsaved: bool,
 }
 
 impl OpenAlerts {
@@ -526,7 +528,7 @@ impl OpenAlerts {
                 Err(error) => return Err(format!("--state: {}: {error}", path.display())),
             }
         }
-        Ok(OpenAlerts { file, open, closed: HashSet::new() })
+        Ok(OpenAlerts { file, open, closed: HashSet::new(), unsaved: false })
     }
 
     fn needs_relief(&self, key: &str, resolve_unknown: bool) -> bool {
@@ -535,7 +537,7 @@ impl OpenAlerts {
 
     fn opened(&mut self, key: &str) -> Result<(), String> {
         self.closed.remove(key);
-        if self.open.insert(key.to_owned()) { self.save() } else { Ok(()) }
+        if self.open.insert(key.to_owned()) || self.unsaved { self.save() } else { Ok(()) }
     }
 
     fn closed(&mut self, key: &str) -> Result<(), String> {
@@ -543,11 +545,11 @@ impl OpenAlerts {
             self.closed.clear();
         }
         self.closed.insert(key.to_owned());
-        if self.open.remove(key) { self.save() } else { Ok(()) }
+        if self.open.remove(key) || self.unsaved { self.save() } else { Ok(()) }
     }
 
     /// Written beside and renamed, so that a crash leaves the old list or the new one.
-    fn save(&self) -> Result<(), String> {
+    fn save(&mut self) -> Result<(), String> {
         let Some(path) = &self.file else { return Ok(()) };
         let mut keys: Vec<&str> = self.open.iter().map(String::as_str).collect();
         keys.sort_unstable();
@@ -557,7 +559,17 @@ impl OpenAlerts {
             file.sync_all()?;
             fs::rename(&beside, path)
         });
+        self.unsaved = written.is_err();
         written.map_err(|error| format!("--state: {}: {error}", path.display()))
+    }
+}
+
+impl Drop for OpenAlerts {
+    fn drop(&mut self) {
+        if self.unsaved {
+            // It was told when it failed first.
+            let _ = self.save();
+        }
     }
 }
 
@@ -754,6 +766,23 @@ mod tests {
             br#"{"status":"invalid event","message":"Event object is invalid","errors":["no summary","bad key"]}"#;
         let answer = Response { status: 400, body: body.to_vec(), ..Response::default() };
         assert_eq!(reason(&answer), "400: Event object is invalid: no summary: bad key");
+    }
+
+    #[test]
+    fn open_alerts_that_could_not_be_saved_are_saved_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = directory.path().join("later");
+        let file = Some(folder.join("alerts.json"));
+        let mut alerts = OpenAlerts::load(file.clone()).unwrap();
+        assert!(alerts.opened("a").is_err());
+        fs::create_dir(&folder).unwrap();
+        alerts.opened("a").unwrap();
+        assert!(OpenAlerts::load(file.clone()).unwrap().needs_relief("a", false));
+        fs::remove_dir_all(&folder).unwrap();
+        assert!(alerts.opened("b").is_err());
+        fs::create_dir(&folder).unwrap();
+        drop(alerts);
+        assert!(OpenAlerts::load(file).unwrap().needs_relief("b", false));
     }
 
     #[test]
