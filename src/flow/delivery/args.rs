@@ -88,7 +88,10 @@ pub const fn spool_flags<A: AsMut<DeliveryArgs>>() -> [Flag<A>; 7] {
         Flag {
             spec: "--spool-size SIZE",
             help: "how large the spool may grow, 1GiB by default. A full one stops the reading of standard input and loses nothing",
-            set: Set::Value(|a, v| store_size(&mut a.as_mut().spool_size, v)),
+            set: Set::Value(|a, v| {
+                store_size(&mut a.as_mut().spool_size, v)?;
+                if a.as_mut().spool_size == 0 { Err("expected more than nothing".to_owned()) } else { Ok(()) }
+            }),
         },
         Flag {
             spec: "--max-age DURATION",
