@@ -344,6 +344,19 @@ fn refused_credentials_keep_the_queue_and_dead_letters_go_again_when_asked() {
 }
 
 #[test]
+fn damage_that_retry_or_purge_finds_is_named() {
+    let server = FakeHttp::script([Answer::text("ok")]);
+    for action in ["--retry", "--purge"] {
+        let scratch = Scratch::new();
+        Running::start(Sink::Slack.command(&server, &scratch, &[])).finish().expect_code(0);
+        let dir = scratch.path("spool");
+        std::fs::write(dir.join("dead.ndjson"), "not one of ours\n").unwrap();
+        let finished = Running::start(Sink::Slack.command(&server, &scratch, &[action, "--yes"])).finish();
+        assert!(finished.stderr.contains("dead.ndjson: damaged"), "{}", finished.stderr);
+    }
+}
+
+#[test]
 fn a_full_spool_is_back_pressure_and_its_records_come_in_order() {
     let server = FakeHttp::start(|_| Answer::silence());
     let scratch = Scratch::new();

@@ -125,12 +125,20 @@ pub fn run<D: Destination>(
     }
     if let Some(dir) = args.delivery.spool.as_ref().filter(|_| args.delivery.retry) {
         let now = world.clock.now().utc;
-        let count = open_spool(dir, &args.delivery, now)?.retry(now)?;
+        let mut spool = open_spool(dir, &args.delivery, now)?;
+        let count = spool.retry(now);
+        tell(&mut spool, world);
+        let count = count?;
         world.diagnostics.info(&format!("{}: {count} dead letters go again", dir.display()));
         world.input.close();
     }
     let mut delivery = Delivery::new(destination, Arc::new(transport), &args.delivery, world)?;
     pump(world, &mut delivery, &args.pump)
+}
+
+/// What was damaged is named by the run that finds it.
+fn tell(spool: &mut spool::Spool, world: &World) {
+    spool.take_notices().iter().for_each(|notice| world.diagnostics.warn(&format!("--spool: {notice}")));
 }
 
 /// `--list`: what waits and what is dead, beside a run that may be using the spool.
@@ -164,6 +172,7 @@ fn write(output: &mut StandardOutput, lines: &mut Lines) -> Result<Written, Fail
 /// `--purge`: asks a person, or wants `--yes`.
 fn purge(dir: &Path, args: &DeliveryArgs, world: &mut World) -> Result<Exit, Failure> {
     let mut spool = open_spool(dir, args, world.clock.now().utc)?;
+    tell(&mut spool, world);
     let counts = spool.counts();
     let what = format!("{}: {} waiting records and {} dead letters", dir.display(), counts.waiting, counts.dead);
     if !args.yes {
