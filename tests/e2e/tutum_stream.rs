@@ -805,7 +805,7 @@ fn wrong_usage_is_code_2_and_says_what_is_wrong() {
         (&["--ping", "20"], "--ping: expected a duration"),
         (&["--auth", "body"], "--auth: expected one of header, query, got \"body\""),
         (&["--cacert", "/nonexistent", "--url", "ws://localhost"], "--cacert: /nonexistent: No such file"),
-        (&["--resync"], "--resync: unknown flag"),
+        (&["--sausage"], "--sausage: unknown flag"),
         (&["--heartbeat", "1s"], "--heartbeat: unknown flag"),
         (&["--overflow", "drop"], "--overflow: unknown flag"),
         (&["--hold-on-auth", "1s"], "--hold-on-auth: unknown flag"),
