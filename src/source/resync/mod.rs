@@ -38,6 +38,9 @@ use crate::world::{Clock, Diagnostics};
 /// After so long a listing that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(300);
 
+/// At the end so long is waited for a disk that is slow.
+const SLOW_DISK: Duration = Duration::from_secs(5);
+
 /// `origin` of what was missed.
 const RESYNC: &str = "resync";
 
@@ -339,13 +342,7 @@ impl Resync {
             args,
         };
         if let Some(path) = resync.args.state.clone() {
-            let file = StateFile::take(&path).map_err(|reason| {
-                if reason.contains("in use") {
-                    Failure::failed(format!("--state: {reason}"))
-                } else {
-                    Failure::usage(format!("--state: {reason}"))
-                }
-            })?;
+            let file = StateFile::take(&path)?;
             resync.resume(file, now)?;
         }
         Ok(resync)
@@ -552,7 +549,11 @@ impl Resync {
         let mut shown = Vec::new();
         for (uri, seen) in &listing.objects {
             let over = path_kind(uri) != Some(ACTION) && known::is_over(seen.state.as_deref());
-            if over || self.known.is_newer(uri, mark) || !told.insert(uri) {
+            if self.known.is_newer(uri, mark) || !told.insert(uri) {
+                continue;
+            }
+            if over {
+                self.known.forget(uri);
                 continue;
             }
             // Of what is known already the listing may say less.
@@ -633,7 +634,11 @@ impl Resync {
         let Some(keeper) = &mut self.keeper else { return };
         if let Some(writing) = &keeper.writing {
             let result = if last {
-                writing.recv().unwrap_or(Ok(()))
+                match writing.recv_timeout(SLOW_DISK) {
+                    // It may still come to its end; two must not write at once.
+                    Err(RecvTimeoutError::Timeout) => return self.kept(Err("the disk takes too long".to_owned())),
+                    result => result.unwrap_or(Ok(())),
+                }
             } else {
                 match writing.try_recv() {
                     Err(TryRecvError::Empty) => return,

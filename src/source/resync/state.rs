@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::known::{KINDS, Known, Seen};
+use crate::model::exit::Failure;
 use crate::model::json::{self, quote};
 use crate::model::time::Timestamp;
 
@@ -117,15 +118,17 @@ impl StateFile {
     /// Takes the file for this run.
     ///
     /// # Errors
-    /// Another run holds it, or it could not be written: nobody should find that out when it is too late.
-    pub fn take(path: &Path) -> Result<StateFile, String> {
+    /// Another run holds it: failed. It could not be written, which nobody should find out when it is too late: wrong usage.
+    pub fn take(path: &Path) -> Result<StateFile, Failure> {
         let lock = beside(path, ".lock");
-        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", lock.display());
+        let named = |error: &std::io::Error| Failure::usage(format!("--state: {}: {error}", lock.display()));
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock);
         let file = file.map_err(|error| named(&error))?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(format!("{}: in use by another run", path.display())),
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(Failure::failed(format!("--state: {}: in use by another run", path.display())));
+            }
             Err(fs::TryLockError::Error(error)) => return Err(named(&error)),
         }
         Ok(StateFile { path: path.to_owned(), _lock: Some(file) })
@@ -238,7 +241,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
         let file = StateFile::take(&path).unwrap();
-        assert!(StateFile::take(&path).err().unwrap().contains("in use by another run"));
+        assert!(StateFile::take(&path).err().unwrap().message.contains("in use by another run"));
         assert!(file.load().unwrap().is_none());
         replace(&path, &write(&state())).unwrap();
         assert_eq!(file.load().unwrap().unwrap().known.all().count(), 2);
