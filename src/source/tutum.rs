@@ -207,9 +207,7 @@ fn resolve(text: &str, dialect: Dialect, namespace: Option<&str>, stream: &Strea
     }
     let path = address.path.trim_end_matches('/');
     let (prefix, own) = match dialect {
-        Dialect::Tutum => {
-            (tutum_prefix(path).ok_or("expected scheme and host, or a base that ends in /v1/")?, None)
-        }
+        Dialect::Tutum => (tutum_prefix(path).ok_or("expected scheme and host, or a base that ends in /v1/")?, None),
         Dialect::DockerCloud => {
             cloud_prefix(path).ok_or("expected scheme and host, or a base that ends in /api/audit/v1/")?
         }

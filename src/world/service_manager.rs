@@ -132,7 +132,9 @@ mod tests {
     fn received(socket: &UnixDatagram) -> Vec<String> {
         socket.set_nonblocking(true).unwrap();
         let mut room = [0; 1000];
-        let next = std::iter::from_fn(|| socket.recv(&mut room).ok().map(|n| String::from_utf8_lossy(&room[..n]).into_owned()));
+        let next = std::iter::from_fn(|| {
+            socket.recv(&mut room).ok().map(|n| String::from_utf8_lossy(&room[..n]).into_owned())
+        });
         next.collect()
     }
 

@@ -12,3 +12,4 @@ mod to_slack;
 mod tutum_filter;
 mod tutum_serve;
 mod tutum_stream;
+mod tutum_stream_link;

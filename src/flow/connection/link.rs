@@ -371,7 +371,9 @@ impl Link {
             Some(free_at) => free_at.max(soonest),
             None => soonest.max(now.at),
         };
-        if self.free_at(at_hand).is_none() && !matches!(self.phase, Phase::Waiting { until } if until <= soonest.max(now.at)) {
+        if self.free_at(at_hand).is_none()
+            && !matches!(self.phase, Phase::Waiting { until } if until <= soonest.max(now.at))
+        {
             self.effects.push_back(Effect::Inform("the credentials have changed and are tried".to_owned()));
         }
         self.phase = Phase::Waiting { until };
@@ -433,12 +435,16 @@ impl Link {
         let trouble = self.told.as_ref().or(self.lost.as_ref().map(|lost| &lost.reason));
         let after = trouble.map(|trouble| format!(" ({trouble})")).unwrap_or_default();
         match &self.phase {
-            Phase::Waiting { .. } if self.holding.is_some() => format!("not connected, waiting for other credentials{after}"),
+            Phase::Waiting { .. } if self.holding.is_some() => {
+                format!("not connected, waiting for other credentials{after}")
+            }
             Phase::Waiting { .. } if self.attempts == 0 && trouble.is_none() => "connecting".to_owned(),
             Phase::Waiting { .. } => format!("not connected, will try again{after}"),
             Phase::Dialing { .. } => format!("connecting, attempt {}{after}", self.attempts),
             Phase::Linked(Linked { proven: false, .. }) => format!("connected, waiting for the first message{after}"),
-            Phase::Linked(_) if self.blocked => "open, but standard output is blocked: the stream is not read".to_owned(),
+            Phase::Linked(_) if self.blocked => {
+                "open, but standard output is blocked: the stream is not read".to_owned()
+            }
             Phase::Linked(_) => "open".to_owned(),
             Phase::Over => "stopping".to_owned(),
         }
@@ -918,7 +924,10 @@ mod tests {
             link.tick(now, 0.0);
         }
         assert_eq!(effects(&mut link), []);
-        assert_eq!(link.status(), "not connected, waiting for other credentials (the credentials are refused: HTTP 401)");
+        assert_eq!(
+            link.status(),
+            "not connected, waiting for other credentials (the credentials are refused: HTTP 401)"
+        );
         // Refused again is not told again.
         now = now.after(SECOND);
         hold(&mut link, now);
