@@ -6,15 +6,17 @@ use tutum::cli::table::{Flag, Program, Section, Set, choice, store};
 use tutum::flow::connection::{self, ConnectionArgs, Protocol as _, keep_connected};
 use tutum::model::exit::{Exit, Failure};
 use tutum::source::resync::{self, Resync, ResyncArgs, Threads, rest_base};
-use tutum::source::tutum::{AuthForm, Tutum, TutumArgs, events_address};
+use tutum::source::tutum::{AuthForm, Dialect, Logged, Stream, Tutum, TutumArgs, stream_address};
 use tutum::world::World;
-use tutum::world::credentials::{self, TUTUM_ENVIRONMENT, TutumAuthArgs};
+use tutum::world::credentials::{self, DOCKER_CLOUD_ENVIRONMENT, TUTUM_ENVIRONMENT, TutumAuthArgs};
 use tutum::world::proxy::{PROXY_ENVIRONMENT, Proxies};
 use tutum::world::tls::{self, Tls, TlsArgs};
 
 #[derive(Default)]
 struct Args {
-    stream: Option<()>,
+    words: Vec<String>,
+    tail: Option<u64>,
+    no_follow: bool,
     tutum: TutumArgs,
     auth: TutumAuthArgs,
     connection: ConnectionArgs,
@@ -49,14 +51,11 @@ impl AsMut<ResyncArgs> for Args {
 const PROGRAM: Program<Args> = Program {
     name: "tutum-stream",
     about: "stay connected to a Tutum Stream API and print every event",
-    operands: "[events]",
-    operand: Some(|a, v| match (v, a.stream) {
-        ("events", None) => {
-            a.stream = Some(());
-            Ok(())
-        }
-        ("events", Some(())) => Err("once is enough".to_owned()),
-        _ => Err("no such stream; there is: events".to_owned()),
+    operands: "[events | logs container|service|action UUID]",
+    operand: Some(|a, v| {
+        check_word(&a.words, v)?;
+        a.words.push(v.to_owned());
+        Ok(())
     }),
     description: "\
 Connects to the stream of events and prints every message as it came, one JSON object a line, with received_at appended. When the connection is lost \
@@ -74,6 +73,12 @@ the file never claims more than the reader was given, so that after a crash a ch
 
 Notices (user-notifications) that the server repeats after a reconnect are left out if they were printed within the last minute.
 
+With logs it prints the log of one container, service or action instead, one record a message. A log is not resumed: a connection that is lost is code 4, and with --no-follow a server that \
+closes in good order has sent everything, which is code 0.
+
+Under systemd (Type=notify, NotifyAccess=all) it is ready as soon as it begins to connect, tells the state of the connection as its status, and feeds the watchdog while its loop goes round, \
+a slow reader notwithstanding.
+
 The hosted service is gone, so a server must be named; tutum-serve is one.",
     sections: &[
         Section {
@@ -85,9 +90,34 @@ The hosted service is gone, so a server must be named; tutum-serve is one.",
                     set: Set::Value(|a, v| store(&mut a.tutum.url, v)),
                 },
                 Flag {
+                    spec: "--dialect tutum|dockercloud",
+                    help: "whose paths, variables and credentials hold, tutum by default. Docker Cloud is what Tutum became; its base ends in /api/audit/v1/",
+                    set: Set::Value(|a, v| choice(&mut a.tutum.dialect, &Dialect::CHOICES, v)),
+                },
+                Flag {
+                    spec: "--namespace NAME",
+                    help: "with --dialect dockercloud: an organisation's events instead of one's own, else DOCKERCLOUD_NAMESPACE",
+                    set: Set::Value(|a, v| store(&mut a.tutum.namespace, v)),
+                },
+                Flag {
                     spec: "--auth header|query",
                     help: "where the credentials go, header by default. A query may end up in a server's logs",
                     set: Set::Value(|a, v| choice(&mut a.tutum.auth, &AuthForm::CHOICES, v)),
+                },
+            ],
+        },
+        Section {
+            title: "Logs",
+            flags: &[
+                Flag {
+                    spec: "--tail N",
+                    help: "begin with the last N messages, 300 by default",
+                    set: Set::Value(|a, v| store(&mut a.tail, v)),
+                },
+                Flag {
+                    spec: "--no-follow",
+                    help: "end after what is logged already, instead of waiting for more",
+                    set: Set::Switch(|a| a.no_follow = true),
                 },
             ],
         },
@@ -117,12 +147,18 @@ The hosted service is gone, so a server must be named; tutum-serve is one.",
             "tutum-stream --url wss://stream.example.org --resync --state /var/lib/tutum/state",
         ),
         ("one event, within a minute", "tutum-stream --no-lifecycle --max-events 1 --for 1m"),
+        ("what a container has logged", "tutum-stream logs container 7d1c0e6e-3f2b-4c55-9a53-0c9f5c0a1b11 --no-follow"),
+        (
+            "tell a dead man's switch every minute that server, connection and pipeline are alive; it calls somebody when that stops",
+            "tutum-stream --heartbeat 1m | tutum-filter --type stream --action heartbeat | while read -r beat; do curl -fsS -m 10 -o /dev/null \"$SWITCH_URL\"; done",
+        ),
     ],
 };
 
-const ENVIRONMENT: [(&str, &str); 11] = {
+const ENVIRONMENT: [(&str, &str); 16] = {
     let [auth, apikey, token, pass, home] = TUTUM_ENVIRONMENT;
     let [own_proxy, any_proxy, no_proxy] = PROXY_ENVIRONMENT;
+    let [cloud_auth, cloud_user] = DOCKER_CLOUD_ENVIRONMENT;
     [
         ("TUTUM_STREAM_URL", "the server, with /v1/ at the end, if --url is not given"),
         ("TUTUM_STREAM_HOST", "the server, scheme and host only, if neither is given"),
@@ -132,20 +168,69 @@ const ENVIRONMENT: [(&str, &str); 11] = {
         token,
         pass,
         home,
+        ("DOCKERCLOUD_STREAM_HOST", "with --dialect dockercloud, the server if --url is not given"),
+        ("DOCKERCLOUD_NAMESPACE", "with --dialect dockercloud, the namespace if --namespace is not given"),
+        cloud_auth,
+        cloud_user,
+        (
+            "NOTIFY_SOCKET, WATCHDOG_USEC",
+            "set by systemd, which is then told how it goes (sd_notify); WATCHDOG_PID is ignored, since in a pipeline it is the shell's",
+        ),
         own_proxy,
         any_proxy,
         no_proxy,
     ]
 };
 
+/// Whether `word` can follow the operands before it.
+fn check_word(before: &[String], word: &str) -> Result<(), String> {
+    match (before, word) {
+        ([], "events" | "logs") => Ok(()),
+        ([], _) => Err("no such stream; there are: events, logs".to_owned()),
+        ([logs], word) if logs == "logs" => choice(&mut { Logged::Container }, &Logged::CHOICES, word),
+        ([logs, _], uuid) if logs == "logs" => {
+            let fits = !uuid.is_empty() && uuid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            if fits { Ok(()) } else { Err("expected a UUID".to_owned()) }
+        }
+        ([events], "events") if events == "events" => Err("once is enough".to_owned()),
+        _ => Err("nothing more is expected".to_owned()),
+    }
+}
+
+/// The stream that the operands and the flags for logs ask for.
+fn stream(args: &Args) -> Result<Stream, Failure> {
+    let words: Vec<&str> = args.words.iter().map(String::as_str).collect();
+    match words[..] {
+        [] | ["events"] if args.tail.is_some() => Err(Failure::usage("--tail: only logs have one")),
+        [] | ["events"] if args.no_follow => Err(Failure::usage("--no-follow: only logs have an end")),
+        ["logs", of, uuid] => {
+            let mut logged = Logged::Container;
+            choice(&mut logged, &Logged::CHOICES, of).map_err(Failure::usage)?;
+            let tail = args.tail.unwrap_or(300);
+            Ok(Stream::Logs { of: logged, uuid: uuid.to_owned(), tail, follow: !args.no_follow })
+        }
+        ["logs", ..] => Err(Failure::usage("logs: expected container, service or action, and a UUID")),
+        _ => Ok(Stream::Events),
+    }
+}
+
 fn main() -> ExitCode {
     PROGRAM.main(run)
 }
 
-fn run(args: Args, world: &mut World) -> Result<Exit, Failure> {
+fn run(mut args: Args, world: &mut World) -> Result<Exit, Failure> {
     args.connection.check()?;
     args.resync.check()?;
-    let address = events_address(args.tutum.url.as_deref())?;
+    let stream = stream(&args)?;
+    if let Stream::Logs { follow, .. } = stream {
+        if args.connection.hold_on_auth.is_some() {
+            return Err(Failure::usage("--hold-on-auth: a log is connected to once"));
+        }
+        // Connecting anew would repeat what the tail holds; whoever supervises it decides.
+        args.connection.no_reconnect = true;
+        args.connection.finite = !follow;
+    }
+    let address = stream_address(&args.tutum, &stream)?;
     let tls = Tls::load(&args.tls).map_err(Failure::usage)?;
     let base = rest_base(args.resync.rest_url.as_deref(), &address)?;
     let proxy = Proxies::from_environment().find(&address).map_err(Failure::usage)?;

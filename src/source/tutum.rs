@@ -13,7 +13,7 @@ use crate::model::exit::Failure;
 use crate::model::json::{self, Pointer};
 use crate::model::lifecycle::Change;
 use crate::model::time::{Moment, Timestamp};
-use crate::world::credentials::{self, Authorization, TutumAuthArgs, variable};
+use crate::world::credentials::{self, Account, Authorization, TutumAuthArgs, variable};
 use crate::world::http::CONNECT_TIMEOUT;
 use crate::world::proxy::Proxy;
 use crate::world::tls::Tls;
@@ -34,54 +34,218 @@ impl AuthForm {
     pub const CHOICES: [(&str, AuthForm); 2] = [("header", AuthForm::Header), ("query", AuthForm::Query)];
 }
 
+/// Which generation of the service is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// Tutum's paths and variables.
+    #[default]
+    Tutum,
+    /// Those of Docker Cloud, what Tutum became.
+    DockerCloud,
+}
+
+impl Dialect {
+    /// The words for it.
+    pub const CHOICES: [(&str, Dialect); 2] = [("tutum", Dialect::Tutum), ("dockercloud", Dialect::DockerCloud)];
+
+    /// Where the server's name is looked for.
+    fn variables(self) -> &'static [&'static str] {
+        match self {
+            Dialect::Tutum => &["TUTUM_STREAM_URL", "TUTUM_STREAM_HOST"],
+            Dialect::DockerCloud => &["DOCKERCLOUD_STREAM_HOST"],
+        }
+    }
+
+    /// The host of the service that is gone.
+    fn historic_host(self) -> &'static str {
+        match self {
+            Dialect::Tutum => "stream.tutum.co",
+            Dialect::DockerCloud => "ws.cloud.docker.com",
+        }
+    }
+
+    fn account(self) -> Account {
+        match self {
+            Dialect::Tutum => Account::Tutum,
+            Dialect::DockerCloud => Account::DockerCloud,
+        }
+    }
+
+    fn no_credentials(self) -> &'static str {
+        match self {
+            Dialect::Tutum => {
+                "no credentials: give --user and --token-file, or set TUTUM_AUTH, or TUTUM_USER and TUTUM_APIKEY"
+            }
+            Dialect::DockerCloud => {
+                "no credentials: give --user and --token-file, or set DOCKERCLOUD_AUTH, or DOCKERCLOUD_USER and DOCKERCLOUD_APIKEY; a credsStore of ~/.docker/config.json is not asked"
+            }
+        }
+    }
+}
+
+/// What a log belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logged {
+    /// A container.
+    Container,
+    /// All containers of a service.
+    Service,
+    /// An action.
+    Action,
+}
+
+impl Logged {
+    /// The words for it.
+    pub const CHOICES: [(&str, Logged); 3] =
+        [("container", Logged::Container), ("service", Logged::Service), ("action", Logged::Action)];
+
+    fn word(self) -> &'static str {
+        match self {
+            Logged::Container => "container",
+            Logged::Service => "service",
+            Logged::Action => "action",
+        }
+    }
+
+    /// Docker Cloud's part of the service that keeps it.
+    fn subsystem(self) -> &'static str {
+        match self {
+            Logged::Container | Logged::Service => "app",
+            Logged::Action => "audit",
+        }
+    }
+}
+
+/// Which stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Stream {
+    /// Everything that happens.
+    #[default]
+    Events,
+    /// The log of one object.
+    Logs {
+        /// Its kind.
+        of: Logged,
+        /// Its name for programs: letters, digits and dashes.
+        uuid: String,
+        /// So many lines of what was logged before.
+        tail: u64,
+        /// Go on with what is logged from now on.
+        follow: bool,
+    },
+}
+
+impl Stream {
+    /// The path below a server's prefix, and the query.
+    fn place(&self, dialect: Dialect, namespace: Option<&str>) -> (String, Option<String>) {
+        let namespace = namespace.map(|name| format!("{name}/")).unwrap_or_default();
+        match (self, dialect) {
+            (Stream::Events, Dialect::Tutum) => ("/v1/events".to_owned(), None),
+            (Stream::Events, Dialect::DockerCloud) => (format!("/api/audit/v1/{namespace}events"), None),
+            (Stream::Logs { of, uuid, tail, follow }, dialect) => {
+                let base = match dialect {
+                    Dialect::Tutum => "/v1/".to_owned(),
+                    Dialect::DockerCloud => format!("/api/{}/v1/{namespace}", of.subsystem()),
+                };
+                (format!("{base}{}/{uuid}/logs/", of.word()), Some(format!("tail={tail}&follow={follow}")))
+            }
+        }
+    }
+}
+
 /// What a user can say about the stream.
 #[derive(Clone, Debug, Default)]
 pub struct TutumArgs {
     /// The stream host, or a base that ends in `/v1/`.
     pub url: Option<String>,
+    /// Which generation of the service it is.
+    pub dialect: Dialect,
+    /// Docker Cloud's name of an organisation.
+    pub namespace: Option<String>,
     /// Where the credential goes.
     pub auth: AuthForm,
     /// Leave the server's bytes alone.
     pub raw: bool,
 }
 
-/// The address of `/v1/events`: `--url`, else `TUTUM_STREAM_URL`, else `TUTUM_STREAM_HOST`.
+/// The address of a stream: `--url`, else the dialect's variables.
 ///
 /// # Errors
 /// None is given, or it is no such address: wrong usage. Never quotes it.
-pub fn events_address(url: Option<&str>) -> Result<Address, Failure> {
-    let (name, text) = match url {
-        Some(url) => ("--url", url.to_owned()),
-        None => ["TUTUM_STREAM_URL", "TUTUM_STREAM_HOST"]
-            .into_iter()
-            .find_map(|name| variable(name).map(|text| (name, text)))
-            .ok_or_else(|| {
-                Failure::usage(
-                    "no server is named: give --url or set TUTUM_STREAM_URL or TUTUM_STREAM_HOST (the hosted service, stream.tutum.co, is gone)",
-                )
-            })?,
+pub fn stream_address(args: &TutumArgs, stream: &Stream) -> Result<Address, Failure> {
+    let namespace = match args.dialect {
+        Dialect::DockerCloud => args.namespace.clone().or_else(|| variable("DOCKERCLOUD_NAMESPACE")),
+        Dialect::Tutum if args.namespace.is_some() => {
+            return Err(Failure::usage("--namespace: only --dialect dockercloud has namespaces"));
+        }
+        Dialect::Tutum => None,
     };
-    resolve(&text).map_err(|reason| Failure::usage(format!("{name}: {reason}")))
+    if namespace.as_deref().is_some_and(|name| !is_name(name)) {
+        return Err(Failure::usage("--namespace: expected a name of letters, digits, dots, dashes and underscores"));
+    }
+    let variables = args.dialect.variables();
+    let (name, text) = match &args.url {
+        Some(url) => ("--url", url.clone()),
+        None => variables.iter().find_map(|name| variable(name).map(|text| (*name, text))).ok_or_else(|| {
+            Failure::usage(format!(
+                "no server is named: give --url or set {} (the hosted service, {}, is gone)",
+                variables.join(" or "),
+                args.dialect.historic_host(),
+            ))
+        })?,
+    };
+    resolve(&text, args.dialect, namespace.as_deref(), stream)
+        .map_err(|reason| Failure::usage(format!("{name}: {reason}")))
 }
 
-fn resolve(text: &str) -> Result<Address, String> {
+/// Whether it can stand in a path as it is.
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with('.')
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+}
+
+fn resolve(text: &str, dialect: Dialect, namespace: Option<&str>, stream: &Stream) -> Result<Address, String> {
     let mut address = Address::parse(text, &["wss", "ws", "https", "http"])?;
     address.scheme = if address.is_secure() { "wss" } else { "ws" }.to_owned();
     if address.query.is_some() {
         return Err("a URL with a query is refused: credentials come from a file or the environment".to_owned());
     }
     let path = address.path.trim_end_matches('/');
-    let base = match path {
-        "" => Some("/v1"),
-        base if base.ends_with("/v1") => Some(base),
-        // The whole address of the stream is taken too: it is what people copy.
-        whole => whole.strip_suffix("/events").filter(|base| base.ends_with("/v1")),
+    let (prefix, own) = match dialect {
+        Dialect::Tutum => (tutum_prefix(path).ok_or("expected scheme and host, or a base that ends in /v1/")?, None),
+        Dialect::DockerCloud => {
+            cloud_prefix(path).ok_or("expected scheme and host, or a base that ends in /api/audit/v1/")?
+        }
     };
-    let base = base.ok_or("expected scheme and host, or a base that ends in /v1/")?;
-    Ok(address.with_path(&format!("{base}/events")))
+    if own.is_some() && namespace.is_some() && own != namespace {
+        return Err("names another namespace than --namespace or DOCKERCLOUD_NAMESPACE".to_owned());
+    }
+    let (place, query) = stream.place(dialect, own.or(namespace));
+    Ok(Address { query, ..address.with_path(&format!("{prefix}{place}")) })
 }
 
-/// The stream of events.
+/// What stands before `/v1`. The whole address of the stream is taken too: it is what people copy.
+fn tutum_prefix(path: &str) -> Option<&str> {
+    if path.is_empty() {
+        return Some("");
+    }
+    path.strip_suffix("/events").unwrap_or(path).strip_suffix("/v1")
+}
+
+/// What stands before `/api/audit/v1`, and the namespace after it.
+fn cloud_prefix(path: &str) -> Option<(&str, Option<&str>)> {
+    if path.is_empty() {
+        return Some(("", None));
+    }
+    let (prefix, rest) = path.rsplit_once("/api/audit/v1")?;
+    match rest.strip_suffix("/events").unwrap_or(rest) {
+        "" => Some((prefix, None)),
+        namespace => namespace.strip_prefix('/').filter(|name| is_name(name)).map(|name| (prefix, Some(name))),
+    }
+}
+
+/// A stream of Tutum's, or of what Tutum became.
 pub struct Tutum {
     address: Address,
     args: TutumArgs,
@@ -109,11 +273,9 @@ impl Tutum {
         proxy: Option<Proxy>,
         answer_timeout: Duration,
     ) -> Result<Tutum, Failure> {
-        let authorization = find(&auth).map_err(Failure::usage)?;
+        let authorization = find(args.dialect, &auth).map_err(Failure::usage)?;
         if authorization.is_none() && !address.is_loopback() {
-            return Err(Failure::usage(
-                "no credentials: give --user and --token-file, or set TUTUM_AUTH, or TUTUM_USER and TUTUM_APIKEY",
-            ));
+            return Err(Failure::usage(args.dialect.no_credentials()));
         }
         Ok(Tutum {
             address,
@@ -157,13 +319,13 @@ impl Tutum {
 }
 
 /// The credentials, if they can be sent at all.
-fn find(auth: &TutumAuthArgs) -> Result<Option<Authorization>, String> {
-    let found = credentials::tutum(auth)?;
+fn find(dialect: Dialect, auth: &TutumAuthArgs) -> Result<Option<Authorization>, String> {
+    let found = credentials::find(dialect.account(), auth)?;
     let sendable = |found: &Authorization| found.header().expose().bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if found.as_ref().is_none_or(sendable) {
         Ok(found)
     } else {
-        Err("TUTUM_AUTH: holds a character that no header can hold".to_owned())
+        Err("the credentials hold a character that no header can hold".to_owned())
     }
 }
 
@@ -195,7 +357,10 @@ impl Protocol for Tutum {
         match (&self.authorization, self.args.auth) {
             (None, _) => {}
             (Some(authorization), AuthForm::Header) => call.headers.push(("Authorization", authorization.header())),
-            (Some(authorization), AuthForm::Query) => call.address.query = Some(authorization.query()),
+            (Some(authorization), AuthForm::Query) => {
+                let own = call.address.query.take().map(|query| query + "&").unwrap_or_default();
+                call.address.query = Some(own + &authorization.query());
+            }
         }
         Box::new(move || client::dial(&call).map_err(Rejection::from))
     }
@@ -246,7 +411,7 @@ impl Protocol for Tutum {
     }
 
     fn reload(&mut self) -> Result<bool, String> {
-        let found = find(&self.auth)?;
+        let found = find(self.args.dialect, &self.auth)?;
         if found.is_none() && self.authorization.is_some() {
             return Err("the credentials are gone".to_owned());
         }
@@ -327,10 +492,14 @@ mod tests {
     use crate::model::secret::Secret;
     use crate::world::tls::TlsArgs;
 
+    fn at(url: &str) -> Result<Address, String> {
+        resolve(url, Dialect::Tutum, None, &Stream::Events)
+    }
+
     fn tutum(raw: bool) -> Tutum {
         let key = Secret::new("hunter22");
         Tutum {
-            address: resolve("ws://127.0.0.1:1").unwrap(),
+            address: at("ws://127.0.0.1:1").unwrap(),
             args: TutumArgs { raw, ..TutumArgs::default() },
             auth: TutumAuthArgs::default(),
             authorization: Some(Authorization::User { name: "jo".to_owned(), key }),
@@ -365,7 +534,7 @@ mod tests {
             ("wss://h/v1/events/", "wss://h/v1/events"),
             ("wss://[::1]:9/", "wss://[::1]:9/v1/events"),
         ] {
-            assert_eq!(resolve(url).unwrap().expose(), address, "{url}");
+            assert_eq!(at(url).unwrap().expose(), address, "{url}");
         }
         for url in [
             "h",
@@ -376,7 +545,7 @@ mod tests {
             "wss://u:hunter22@h",
             "wss://h/v1/events/x",
         ] {
-            let reason = resolve(url).unwrap_err();
+            let reason = at(url).unwrap_err();
             assert!(!reason.contains("hunter22"), "{reason}");
         }
     }
@@ -421,9 +590,62 @@ mod tests {
     fn the_credential_goes_where_it_is_asked_to() {
         let mut source = tutum(false);
         assert!(!source.is_exposed());
-        source.address = resolve("ws://example.org").unwrap();
+        source.address = at("ws://example.org").unwrap();
         assert!(source.is_exposed());
         assert_eq!(source.plan(), "would connect to ws://example.org/v1/events as jo (in the header)");
         assert_eq!(source.redact("no hunter22"), "no <redacted>");
+    }
+
+    #[test]
+    fn docker_clouds_hosts_and_bases_lead_to_its_stream() {
+        for (url, namespace, address) in [
+            ("wss://h", None, "wss://h/api/audit/v1/events"),
+            ("wss://h", Some("acme"), "wss://h/api/audit/v1/acme/events"),
+            ("https://h/x/api/audit/v1/", Some("acme"), "wss://h/x/api/audit/v1/acme/events"),
+            ("wss://h/api/audit/v1/events", None, "wss://h/api/audit/v1/events"),
+            ("wss://h/api/audit/v1/acme/events/", None, "wss://h/api/audit/v1/acme/events"),
+            ("wss://h/api/audit/v1/acme", Some("acme"), "wss://h/api/audit/v1/acme/events"),
+        ] {
+            let resolved = resolve(url, Dialect::DockerCloud, namespace, &Stream::Events);
+            assert_eq!(resolved.unwrap().expose(), address, "{url}");
+        }
+        for (url, namespace) in [
+            ("wss://h/v1/", None),
+            ("wss://h/api/audit/v1/a/b/events", None),
+            ("wss://h/api/audit/v1/..", None),
+            ("wss://h/api/audit/v1/acme", Some("other")),
+        ] {
+            assert!(resolve(url, Dialect::DockerCloud, namespace, &Stream::Events).is_err(), "{url}");
+        }
+        assert!(is_name("a.b-c_d1"));
+        assert!(["", "a/b", "..", "\u{e9}"].iter().all(|name| !is_name(name)));
+    }
+
+    #[test]
+    fn logs_have_their_own_places() {
+        let logs = |of, tail, follow| Stream::Logs { of, uuid: "5b0f-1".to_owned(), tail, follow };
+        for (dialect, namespace, stream, address) in [
+            (
+                Dialect::Tutum,
+                None,
+                logs(Logged::Container, 300, true),
+                "ws://h/v1/container/5b0f-1/logs/?tail=300&follow=true",
+            ),
+            (Dialect::Tutum, None, logs(Logged::Action, 0, false), "ws://h/v1/action/5b0f-1/logs/?tail=0&follow=false"),
+            (
+                Dialect::DockerCloud,
+                Some("acme"),
+                logs(Logged::Service, 9, true),
+                "ws://h/api/app/v1/acme/service/5b0f-1/logs/?tail=9&follow=true",
+            ),
+            (
+                Dialect::DockerCloud,
+                None,
+                logs(Logged::Action, 9, true),
+                "ws://h/api/audit/v1/action/5b0f-1/logs/?tail=9&follow=true",
+            ),
+        ] {
+            assert_eq!(resolve("ws://h", dialect, namespace, &stream).unwrap().expose(), address);
+        }
     }
 }

@@ -10,6 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use crate::cli::table::{Flag, Set, store};
 use crate::model::address::percent_encode;
+use crate::model::json::{self, Pointer};
 use crate::model::secret::Secret;
 
 /// Where one secret is looked for. It is read again each time, so that a rotated secret is found.
@@ -90,6 +91,47 @@ pub const fn tutum_flags<A: AsMut<TutumAuthArgs>>() -> [Flag<A>; 2] {
     ]
 }
 
+/// Whose credentials are looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Account {
+    /// Tutum's.
+    #[default]
+    Tutum,
+    /// Those of Docker Cloud, what Tutum became.
+    DockerCloud,
+}
+
+/// The variables of one generation.
+struct Names {
+    auth: &'static str,
+    users: &'static [&'static str],
+    keys: &'static [&'static str],
+    pairs: &'static [(&'static str, &'static str)],
+}
+
+const TUTUM: Names = Names {
+    auth: "TUTUM_AUTH",
+    users: &["TUTUM_USER", "TUTUM_USERNAME"],
+    keys: &["TUTUM_APIKEY", "TUTUM_TOKEN", "TUTUM_PASS"],
+    pairs: &[("TUTUM_USER", "TUTUM_APIKEY"), ("TUTUM_USERNAME", "TUTUM_TOKEN"), ("TUTUM_USER", "TUTUM_PASS")],
+};
+
+const DOCKER_CLOUD: Names = Names {
+    auth: "DOCKERCLOUD_AUTH",
+    users: &["DOCKERCLOUD_USER"],
+    keys: &["DOCKERCLOUD_APIKEY", "DOCKERCLOUD_PASS"],
+    pairs: &[("DOCKERCLOUD_USER", "DOCKERCLOUD_APIKEY"), ("DOCKERCLOUD_USER", "DOCKERCLOUD_PASS")],
+};
+
+/// The environment of every program that logs in to Docker Cloud, for its help.
+pub const DOCKER_CLOUD_ENVIRONMENT: [(&str, &str); 2] = [
+    ("DOCKERCLOUD_AUTH", "with --dialect dockercloud, in place of TUTUM_AUTH"),
+    (
+        "DOCKERCLOUD_USER, DOCKERCLOUD_APIKEY or DOCKERCLOUD_PASS",
+        "with --dialect dockercloud, in place of the others; last comes the auths entry of https://index.docker.io/v1/ in ~/.docker/config.json. A credsStore or credHelpers program is never started",
+    ),
+];
+
 /// The environment of every program that logs in to Tutum, for its help.
 pub const TUTUM_ENVIRONMENT: [(&str, &str); 5] = [
     ("TUTUM_AUTH", "a complete Authorization header, e.g. \"Basic ...\" or \"ApiKey user:key\"; wins over the others"),
@@ -163,27 +205,37 @@ pub fn basic(name: &str, password: &str) -> Secret {
 /// # Errors
 /// Something is named and cannot be read, or half of a pair is missing.
 pub fn tutum(args: &TutumAuthArgs) -> Result<Option<Authorization>, String> {
+    find(Account::Tutum, args)
+}
+
+/// Looks for an account's credentials: flags, a complete header, user and API key, user and password, the command-line client's file.
+///
+/// # Errors
+/// Something is named and cannot be read, or half of a pair is missing.
+pub fn find(account: Account, args: &TutumAuthArgs) -> Result<Option<Authorization>, String> {
+    let names = match account {
+        Account::Tutum => TUTUM,
+        Account::DockerCloud => DOCKER_CLOUD,
+    };
     let secret = |name| SecretSource::new(None, name).read();
-    let user = || args.user.clone().or_else(|| variable("TUTUM_USER")).or_else(|| variable("TUTUM_USERNAME"));
+    let user = || args.user.clone().or_else(|| names.users.iter().find_map(|name| variable(name)));
     if let Some(file) = &args.token_file {
         let key = read_file(file).map_err(|error| format!("--token-file: {error}"))?;
-        let name = user().ok_or("--token-file: no user name: give --user or set TUTUM_USER")?;
-        return Ok(Some(Authorization::User { name, key }));
+        let missing = || format!("--token-file: no user name: give --user or set {}", names.users[0]);
+        return Ok(Some(Authorization::User { name: user().ok_or_else(missing)?, key }));
     }
     if let Some(name) = &args.user {
-        for variable in ["TUTUM_APIKEY", "TUTUM_TOKEN", "TUTUM_PASS"] {
+        for variable in names.keys {
             if let Some(key) = secret(variable)? {
                 return Ok(Some(Authorization::User { name: name.clone(), key }));
             }
         }
-        return Err("--user: no API key: give --token-file or set TUTUM_APIKEY".to_owned());
+        return Err(format!("--user: no API key: give --token-file or set {}", names.keys[0]));
     }
-    if let Some(value) = secret("TUTUM_AUTH")? {
+    if let Some(value) = secret(names.auth)? {
         return Ok(Some(Authorization::Header(value)));
     }
-    for (user_variable, key_variable) in
-        [("TUTUM_USER", "TUTUM_APIKEY"), ("TUTUM_USERNAME", "TUTUM_TOKEN"), ("TUTUM_USER", "TUTUM_PASS")]
-    {
+    for (user_variable, key_variable) in names.pairs {
         if let Some(key) = secret(key_variable)? {
             // The names of one generation stand in for those of the other.
             if let Some(name) = variable(user_variable).or_else(user) {
@@ -191,20 +243,31 @@ pub fn tutum(args: &TutumAuthArgs) -> Result<Option<Authorization>, String> {
             }
         }
     }
-    tutum_file()
+    match account {
+        Account::Tutum => Ok(home_file(".tutum")?.and_then(|text| parse_tutum_file(&text))),
+        Account::DockerCloud => Ok(home_file(".docker/config.json")?.and_then(|text| parse_docker_file(&text))),
+    }
+}
+
+/// The text of a file in the user's home, if there is one.
+fn home_file(name: &str) -> Result<Option<String>, String> {
+    let Some(path) = env::home_dir().map(|home| home.join(name)) else { return Ok(None) };
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+/// `~/.docker/config.json`: `auths["https://index.docker.io/v1/"].auth` is base64 of user and secret. Where a credsStore holds them, it is empty:
+/// asking that program could open a window or wait for a person, which a service must not do.
+fn parse_docker_file(text: &str) -> Option<Authorization> {
+    let pointer = Pointer::parse("/auths/https:~1~1index.docker.io~1v1~1/auth").expect("it is a pointer");
+    let auth = pointer.find(text).and_then(json::string).filter(|auth| !auth.trim().is_empty())?;
+    Some(Authorization::Header(Secret::new(&format!("Basic {}", auth.trim()))))
 }
 
 /// `~/.tutum`: section `[auth]` with `user` and `apikey`, or `basic_auth`; values may stand in double quotes.
-fn tutum_file() -> Result<Option<Authorization>, String> {
-    let Some(path) = env::home_dir().map(|home| home.join(".tutum")) else { return Ok(None) };
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("{}: {error}", path.display())),
-    };
-    Ok(parse_tutum_file(&text))
-}
-
 fn parse_tutum_file(text: &str) -> Option<Authorization> {
     let mut in_auth = false;
     let (mut name, mut key, mut basic) = (None, None, None);
@@ -261,5 +324,25 @@ mod tests {
         let basic = parse_tutum_file("[auth]\nbasic_auth = am86a2V5\n").unwrap();
         assert_eq!(basic.header().expose(), "Basic am86a2V5");
         assert_eq!(parse_tutum_file("nothing"), None);
+    }
+
+    #[test]
+    fn the_docker_clients_file() {
+        let file = r#"{"auths":{"other":{"auth":"x"},"https://index.docker.io/v1/":{"auth":"am86a2V5","email":"e"}}}"#;
+        assert_eq!(parse_docker_file(file).unwrap().header().expose(), "Basic am86a2V5");
+        for other in [
+            "",
+            "{}",
+            r#"{"auths":{"https://index.docker.io/v1/":{}},"credsStore":"desktop"}"#,
+            r#"{"auths":{"https://index.docker.io/v1/":{"auth":""}}}"#,
+        ] {
+            assert_eq!(parse_docker_file(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_tells_credentials_apart() {
+        assert_eq!(user("jo", "key").fingerprint(), user("jo", "key").fingerprint());
+        assert_ne!(user("jo", "key").fingerprint(), user("jo", "kez").fingerprint());
     }
 }

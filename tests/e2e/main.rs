@@ -16,3 +16,4 @@ mod tutum_enrich;
 mod tutum_filter;
 mod tutum_serve;
 mod tutum_stream;
+mod tutum_stream_link;

@@ -7,23 +7,23 @@ use std::time::{Duration, Instant};
 use super::support::websocket::{BINARY, CLOSE, PING, PONG, Peer, Server, TEXT, frame};
 use super::support::{Finished, PATIENCE, Running, Scratch, command, run, until};
 
-const KEY: &str = "hunter22-key";
+pub(super) const KEY: &str = "hunter22-key";
 /// `jo:hunter22-key` in base64.
-const BASIC: &str = "am86aHVudGVyMjIta2V5";
+pub(super) const BASIC: &str = "am86aHVudGVyMjIta2V5";
 const UNAUTHORIZED: &str = r#"{"type":"error","data":{"errorMessage":"UNAUTHORIZED"}}"#;
 
-fn stream(server: &Server, args: &[&str]) -> Command {
+pub(super) fn stream(server: &Server, args: &[&str]) -> Command {
     let mut command = command("tutum-stream", ["--url", &server.url()]);
     command.args(args).env("TUTUM_USER", "jo").env("TUTUM_APIKEY", KEY);
     command
 }
 
-fn start(server: &Server, args: &[&str]) -> Running {
+pub(super) fn start(server: &Server, args: &[&str]) -> Running {
     Running::start(stream(server, args))
 }
 
 /// The text of a key of a record; empty if it is not there.
-fn value(line: &str, key: &str) -> String {
+pub(super) fn value(line: &str, key: &str) -> String {
     let object: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
     match object.get(key) {
         Some(serde_json::Value::String(text)) => text.clone(),
@@ -40,13 +40,13 @@ fn name(line: &str) -> String {
     }
 }
 
-fn names(finished: &Finished) -> Vec<String> {
+pub(super) fn names(finished: &Finished) -> Vec<String> {
     finished.lines().iter().map(|line| name(line)).collect()
 }
 
 /// The next record, which must be of that name.
 #[track_caller]
-fn expect(running: &mut Running, expected: &str) -> String {
+pub(super) fn expect(running: &mut Running, expected: &str) -> String {
     let line = running.line();
     assert_eq!(name(&line), expected, "{line}\n-- stderr:\n{}", running.stderr());
     line
@@ -54,7 +54,7 @@ fn expect(running: &mut Running, expected: &str) -> String {
 
 /// Connects, lets in, and waits until that is known.
 #[track_caller]
-fn connected(server: &Server, args: &[&str]) -> (Running, Peer) {
+pub(super) fn connected(server: &Server, args: &[&str]) -> (Running, Peer) {
     let mut running = start(server, args);
     let peer = server.accept().welcome();
     expect(&mut running, "open/Connected");
@@ -64,7 +64,7 @@ fn connected(server: &Server, args: &[&str]) -> (Running, Peer) {
 
 /// Stops it and checks that it ends in good order.
 #[track_caller]
-fn stop(running: Running, mut peer: Peer) -> Finished {
+pub(super) fn stop(running: Running, mut peer: Peer) -> Finished {
     running.signal("TERM");
     let close = peer.receive_other_than_ping();
     assert_eq!((close.opcode, close.code()), (CLOSE, Some(1001)));
@@ -74,7 +74,7 @@ fn stop(running: Running, mut peer: Peer) -> Finished {
 }
 
 #[track_caller]
-fn finish_stopped(running: Running) -> Finished {
+pub(super) fn finish_stopped(running: Running) -> Finished {
     let begun = Instant::now();
     let finished = running.finish().expect_code(0);
     assert!(begun.elapsed() < PATIENCE / 2, "it took {:?}", begun.elapsed());
@@ -84,7 +84,7 @@ fn finish_stopped(running: Running) -> Finished {
 }
 
 #[track_caller]
-fn no_secret(finished: &Finished) {
+pub(super) fn no_secret(finished: &Finished) {
     for secret in [KEY, BASIC, "hunter22%2Dkey"] {
         assert!(!finished.stdout.contains(secret), "{}", finished.stdout);
         assert!(!finished.stderr.contains(secret), "{}", finished.stderr);
@@ -624,14 +624,14 @@ fn tls_with_the_right_root_and_without() {
 }
 
 /// Starts it with a standard output that nobody reads for now.
-fn unread(server: &Server, args: &[&str]) -> Child {
+pub(super) fn unread(server: &Server, args: &[&str]) -> Child {
     let mut command = stream(server, args);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.spawn().expect("it can be started")
 }
 
 #[track_caller]
-fn ended(child: &mut Child) -> i32 {
+pub(super) fn ended(child: &mut Child) -> i32 {
     let mut code = None;
     until("the program ends", || {
         code = child.try_wait().expect("a child can be waited for");
@@ -798,12 +798,45 @@ fn wrong_usage_is_code_2_and_says_what_is_wrong() {
         (&["--url", "example.org"], "--url: expected a URL that begins with wss://"),
         (&["--url", "ws://localhost/other"], "--url: expected scheme and host, or a base that ends in /v1/"),
         (&["--url", "ws://localhost/?token=hunter22"], "--url: a URL with a query is refused"),
-        (&["logs"], "logs: no such stream; there is: events"),
+        (&["log"], "log: no such stream; there are: events, logs"),
+        (&["logs", "--url", "ws://localhost"], "logs: expected container, service or action, and a UUID"),
+        (&["logs", "node"], "node: expected one of container, service, action, got \"node\""),
+        (&["logs", "service", "a/../b"], "a/../b: expected a UUID"),
+        (&["logs", "service", "a", "b"], "b: nothing more is expected"),
+        (&["--tail", "3", "--url", "ws://localhost"], "--tail: only logs have one"),
+        (&["--no-follow", "--url", "ws://localhost"], "--no-follow: only logs have an end"),
+        (&["logs", "service", "a", "--hold-on-auth", "1h"], "--hold-on-auth: a log is connected to once"),
         (&["events", "events"], "events: once is enough"),
         (&["--ping", "0s", "--url", "ws://localhost"], "--ping: must be longer than zero"),
         (&["--ping", "20"], "--ping: expected a duration"),
         (&["--auth", "body"], "--auth: expected one of header, query, got \"body\""),
         (&["--cacert", "/nonexistent", "--url", "ws://localhost"], "--cacert: /nonexistent: No such file"),
+        (&["--heartbeat", "1ms"], "--heartbeat: must be at least 1s"),
+        (&["--heartbeat", "1s", "--no-lifecycle"], "--heartbeat: --no-lifecycle lets no heartbeat through"),
+        (&["--overflow", "spill"], "--overflow: expected one of block, drop, got \"spill\""),
+        (&["--hold-on-auth", "0s"], "--hold-on-auth: must be at least 1s"),
+        (
+            &["--hold-on-auth", "1h", "--no-reconnect"],
+            "--hold-on-auth: --no-reconnect says that nothing is tried twice",
+        ),
+        (&["--dialect", "docker"], "--dialect: expected one of tutum, dockercloud, got \"docker\""),
+        (&["--namespace", "acme", "--url", "ws://localhost"], "--namespace: only --dialect dockercloud has namespaces"),
+        (
+            &["--dialect", "dockercloud"],
+            "no server is named: give --url or set DOCKERCLOUD_STREAM_HOST (the hosted service, ws.cloud.docker.com, is gone)",
+        ),
+        (
+            &["--dialect", "dockercloud", "--url", "wss://example.org"],
+            "no credentials: give --user and --token-file, or set DOCKERCLOUD_AUTH",
+        ),
+        (
+            &["--dialect", "dockercloud", "--url", "ws://localhost/v1/"],
+            "--url: expected scheme and host, or a base that ends in /api/audit/v1/",
+        ),
+        (
+            &["--dialect", "dockercloud", "--namespace", "a/b", "--url", "ws://localhost"],
+            "--namespace: expected a name of letters, digits, dots, dashes and underscores",
+        ),
     ] {
         let finished = run("tutum-stream", args, "").expect_code(2);
         assert!(finished.stderr.starts_with(&format!("tutum-stream: {message}")), "{}", finished.stderr);

@@ -129,8 +129,15 @@ impl Running {
     /// Starts it with all three streams as pipes.
     #[track_caller]
     pub fn start(mut command: Command) -> Running {
+        command.stdin(Stdio::piped());
+        Running::start_as_it_is(command)
+    }
+
+    /// As [`Running::start`], with the standard input the command has already.
+    #[track_caller]
+    pub fn start_as_it_is(mut command: Command) -> Running {
         let shown = format!("{command:?}");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
         let (send, lines) = channel();
         let (stdout, stderr) = (Arc::new(Mutex::new(String::new())), Arc::new(Mutex::new(String::new())));
@@ -190,6 +197,18 @@ impl Running {
     /// What it said on standard error so far.
     pub fn stderr(&self) -> String {
         self.stderr.lock().expect("no reader panics").clone()
+    }
+
+    /// What it wrote to standard output so far, whatever was taken of it by [`Running::line`].
+    pub fn stdout(&self) -> String {
+        self.stdout.lock().expect("no reader panics").clone()
+    }
+
+    /// Waits until standard output holds `text`.
+    #[track_caller]
+    pub fn until_stdout(&self, text: &str) -> &Running {
+        until("standard output holds it", || self.stdout().contains(text));
+        self
     }
 
     /// Waits until standard error holds `text`.

@@ -20,6 +20,7 @@ pub const PONG: u8 = 10;
 pub struct Server {
     listener: TcpListener,
     tls: Option<Arc<ServerConfig>>,
+    scheme: &'static str,
 }
 
 impl Server {
@@ -29,23 +30,43 @@ impl Server {
 
     /// A server at an address of this machine.
     pub fn at(address: SocketAddr) -> Server {
-        let listener = TcpListener::bind(address).expect("the port is free");
+        Server::on(TcpListener::bind(address).expect("the port is free"))
+    }
+
+    /// A server on a port that is bound already.
+    pub fn on(listener: TcpListener) -> Server {
         listener.set_nonblocking(true).expect("a listener can be nonblocking");
-        Server { listener, tls: None }
+        Server { listener, tls: None, scheme: "ws" }
+    }
+
+    /// The same server under a URL that promises TLS, which it does not speak.
+    pub fn claiming_tls(self) -> Server {
+        Server { scheme: "wss", ..self }
     }
 
     /// A server that speaks TLS, and the certificate a client must believe, in PEM.
     pub fn start_tls() -> (Server, String) {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate can be made");
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("the key is one");
+        Server::start_tls_as("localhost", false)
+    }
+
+    /// As [`Server::start_tls`], with a certificate for `name`, which may have expired.
+    pub fn start_tls_as(name: &str, expired: bool) -> (Server, String) {
+        let signing_key = rcgen::KeyPair::generate().expect("a key can be made");
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("it is a name");
+        if expired {
+            params.not_before = rcgen::date_time_ymd(2015, 4, 6);
+            params.not_after = rcgen::date_time_ymd(2018, 5, 21);
+        }
+        let cert = params.self_signed(&signing_key).expect("a certificate can be made");
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).expect("the key is one");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("ring has them")
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
+            .with_single_cert(vec![cert.der().clone()], key)
             .expect("certificate and key fit");
-        (Server { tls: Some(Arc::new(config)), ..Server::start() }, made.cert.pem())
+        (Server { tls: Some(Arc::new(config)), scheme: "wss", ..Server::start() }, cert.pem())
     }
 
     /// A server that lets in only who shows the right certificate, and the files a client needs, by name: the server's certificate, its own, its key.
@@ -67,7 +88,7 @@ impl Server {
             .expect("certificate and key fit");
         let key = client.signing_key.serialize_pem();
         let files = [("ca.pem", own.cert.pem()), ("client.pem", client.cert.pem()), ("key.pem", key)];
-        (Server { tls: Some(Arc::new(config)), ..Server::start() }, files)
+        (Server { tls: Some(Arc::new(config)), scheme: "wss", ..Server::start() }, files)
     }
 
     pub fn port(&self) -> u16 {
@@ -75,10 +96,8 @@ impl Server {
     }
 
     pub fn url(&self) -> String {
-        match self.tls {
-            None => format!("ws://127.0.0.1:{}", self.port()),
-            Some(_) => format!("wss://localhost:{}", self.port()),
-        }
+        let host = if self.scheme == "wss" { "localhost" } else { "127.0.0.1" };
+        format!("{}://{host}:{}", self.scheme, self.port())
     }
 
     /// The next connection: accepted, and nothing read or said yet.
@@ -278,6 +297,16 @@ impl Peer {
         while let Ok(1..) = self.read(&mut bytes) {
             assert!(Instant::now() < deadline, "the client stays");
         }
+    }
+
+    /// How long a read may take; the connection is of no use after a frame that came in part.
+    pub fn patience(&self, patience: Duration) {
+        self.tcp.set_read_timeout(Some(patience)).expect("a socket has timeouts");
+    }
+
+    /// The same socket, for another thread; without TLS.
+    pub fn same(&self) -> TcpStream {
+        self.tcp.try_clone().expect("a socket can be cloned")
     }
 
     /// Ends the connection; what was read of it stays.
