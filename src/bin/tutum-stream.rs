@@ -227,7 +227,7 @@ fn run(mut args: Args, world: &mut World) -> Result<Exit, Failure> {
             return Err(Failure::usage("--hold-on-auth: a log is connected to once"));
         }
         // Connecting anew would repeat what the tail holds; whoever supervises it decides.
-        args.connection.no_reconnect = true;
+        args.connection.once = true;
         args.connection.finite = !follow;
     }
     let address = stream_address(&args.tutum, &stream)?;

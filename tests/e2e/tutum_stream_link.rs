@@ -416,7 +416,12 @@ fn a_log_that_is_followed_and_lost_is_code_4_and_not_connected_to_again() {
     expect(&mut running, "open/Connected");
     assert_eq!(running.line(), LOG);
     peer.close(1000, "");
-    running.finish().expect_code(4);
+    let finished = running.finish().expect_code(4);
+    assert!(
+        finished.stderr.ends_with("closed the connection (1000 normal) (it is not taken up again)\n"),
+        "{}",
+        finished.stderr
+    );
     assert!(!server.was_called());
 }
 

@@ -328,7 +328,7 @@ impl Link {
     pub fn refused(&mut self, now: Moment, reason: &str, used: u64, at_hand: u64, random: f64) {
         self.refused.retain(|(known, _)| *known != used);
         self.refused.push((used, now.at));
-        if self.free_at(at_hand).is_none() && !self.args.no_reconnect {
+        if self.free_at(at_hand).is_none() && !self.args.is_single() {
             let reason = format!("the credentials were refused and have changed since: {reason}");
             self.effects.push_back(Effect::HangUp);
             return if self.is_proven() {
@@ -337,7 +337,7 @@ impl Link {
                 self.failed(now, &reason, None, random)
             };
         }
-        let hold = self.args.hold_on_auth.filter(|_| !self.args.no_reconnect);
+        let hold = self.args.hold_on_auth.filter(|_| !self.args.is_single());
         let words = format!("the credentials are refused: {reason}");
         if hold.is_none() || self.told.as_ref() != Some(&words) {
             self.effects.push_back(Effect::Tell(Change::Unauthorized { reason: reason.to_owned() }));
@@ -476,7 +476,7 @@ impl Link {
         }
         if linked.proven {
             self.close_proven(now, reason, code);
-            if !self.args.no_reconnect {
+            if !self.args.is_single() {
                 self.effects.push_back(Effect::Warn(format!("closed: {reason}")));
             }
         } else {
@@ -501,14 +501,15 @@ impl Link {
         }
         self.told = Some(reason.to_owned());
         self.effects.push_back(Effect::Tell(Change::Failed { reason: reason.to_owned() }));
-        if !self.args.no_reconnect {
+        if !self.args.is_single() {
             self.effects.push_back(Effect::Warn(format!("{reason}; trying again")));
         }
     }
 
     fn retry(&mut self, now: Moment, reason: &str, retry_after: Option<Duration>, random: f64) {
-        if self.args.no_reconnect {
-            return self.over(Err(Failure::failed(format!("{reason} (--no-reconnect)"))));
+        if self.args.is_single() {
+            let why = if self.args.no_reconnect { "--no-reconnect" } else { "it is not taken up again" };
+            return self.over(Err(Failure::failed(format!("{reason} ({why})"))));
         }
         self.failures = self.failures.saturating_add(1);
         let delay = backoff::delay(self.failures, random);

@@ -66,6 +66,8 @@ pub struct ConnectionArgs {
     pub hold_on_auth: Option<Duration>,
     /// The stream has an end: a server that closes in good order has sent everything.
     pub finite: bool,
+    /// The stream cannot be taken up again where it broke off, so it is connected to once.
+    pub once: bool,
 }
 
 impl Default for ConnectionArgs {
@@ -85,11 +87,17 @@ impl Default for ConnectionArgs {
             heartbeat: None,
             hold_on_auth: None,
             finite: false,
+            once: false,
         }
     }
 }
 
 impl ConnectionArgs {
+    /// Whether the first disconnection or failed attempt is the end.
+    pub fn is_single(&self) -> bool {
+        self.no_reconnect || self.once
+    }
+
     /// Looks for values that make no sense.
     ///
     /// # Errors
