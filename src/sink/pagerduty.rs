@@ -434,12 +434,10 @@ impl Destination for PagerDuty {
     }
 
     fn settled(&mut self, letter: Letter<'_>, delivered: bool) {
-        if !delivered {
-            return;
-        }
         let changed = match self.meaning(&letter.event()) {
+            // One that was given up may have arrived all the same, only its answer did not: better one resolve too many.
             Meaning::Alert(Action::Trigger) => self.open.opened(letter.key),
-            Meaning::Alert(Action::Resolve) => self.open.closed(letter.key),
+            Meaning::Alert(Action::Resolve) if delivered => self.open.closed(letter.key),
             _ => Ok(()),
         };
         if let Err(error) = changed {
@@ -658,6 +656,12 @@ mod tests {
         pagerduty.settled(Letter { text: UNREACHABLE, key, accepted: start(), place: 1 }, true);
         assert!(relief(&mut pagerduty));
         pagerduty.settled(Letter { text: DEPLOYED, key, accepted: start(), place: 1 }, true);
+        assert!(!relief(&mut pagerduty));
+        pagerduty.settled(Letter { text: UNREACHABLE, key, accepted: start() }, false);
+        assert!(relief(&mut pagerduty), "it may have arrived");
+        pagerduty.settled(Letter { text: DEPLOYED, key, accepted: start() }, false);
+        assert!(relief(&mut pagerduty), "it may not have arrived");
+        pagerduty.settled(Letter { text: DEPLOYED, key, accepted: start() }, true);
         assert!(!relief(&mut pagerduty));
         pagerduty.args.resolve_unknown = true;
         assert!(!relief(&mut pagerduty), "it is known to be closed");
