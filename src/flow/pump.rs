@@ -144,6 +144,7 @@ impl<'w> Pump<'w> {
                     stage.abandon(now, &mut self.lines);
                     // What is pending is worth a try; the failure is the news either way.
                     let _ = self.world.output.write(&mut self.lines);
+                    let _ = stage.written(&self.lines);
                     return Err(failure);
                 }
             }
@@ -165,6 +166,7 @@ impl<'w> Pump<'w> {
         if self.reader_gone {
             self.lines.wrote(self.lines.pending().len());
         }
+        stage.written(&self.lines)?;
         if self.ended.is_none() && starved && (!self.open || stage.satisfied()) {
             self.ended = Some(now.at);
             stage.finish(now, &mut self.lines);
@@ -258,7 +260,9 @@ impl<'w> Pump<'w> {
     /// The time to drain is over.
     fn give_up(&mut self, stage: &mut dyn Stage, now: Moment) -> Exit {
         stage.abandon(now, &mut self.lines);
+        // What could not be written or noted is told below, or comes again with the next run.
         let _ = self.world.output.write(&mut self.lines);
+        let _ = stage.written(&self.lines);
         let unwritten = memchr::memchr_iter(b'\n', self.lines.pending()).count();
         if unwritten > 0 {
             self.world

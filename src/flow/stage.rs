@@ -40,6 +40,14 @@ pub trait Stage {
         Ok(())
     }
 
+    /// Lines were written, or thrown away because the reader is gone; what is still pending in `lines` was not.
+    ///
+    /// # Errors
+    /// As [`wake`](Stage::wake).
+    fn written(&mut self, _lines: &Lines) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// The input ended.
     fn finish(&mut self, _now: Moment, _lines: &mut Lines) {}
 

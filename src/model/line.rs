@@ -175,6 +175,11 @@ impl Lines {
         self.count
     }
 
+    /// How many lines still have to be written, one written in part included.
+    pub fn pending_count(&self) -> u64 {
+        memchr::memchr_iter(b'\n', self.pending()).count() as u64
+    }
+
     /// The bytes that still have to be written.
     pub fn pending(&self) -> &[u8] {
         &self.bytes[self.written..]

@@ -657,11 +657,11 @@ mod tests {
         assert!(relief(&mut pagerduty));
         pagerduty.settled(Letter { text: DEPLOYED, key, accepted: start(), place: 1 }, true);
         assert!(!relief(&mut pagerduty));
-        pagerduty.settled(Letter { text: UNREACHABLE, key, accepted: start() }, false);
+        pagerduty.settled(Letter { text: UNREACHABLE, key, accepted: start(), place: 1 }, false);
         assert!(relief(&mut pagerduty), "it may have arrived");
-        pagerduty.settled(Letter { text: DEPLOYED, key, accepted: start() }, false);
+        pagerduty.settled(Letter { text: DEPLOYED, key, accepted: start(), place: 1 }, false);
         assert!(relief(&mut pagerduty), "it may not have arrived");
-        pagerduty.settled(Letter { text: DEPLOYED, key, accepted: start() }, true);
+        pagerduty.settled(Letter { text: DEPLOYED, key, accepted: start(), place: 1 }, true);
         assert!(!relief(&mut pagerduty));
         pagerduty.args.resolve_unknown = true;
         assert!(!relief(&mut pagerduty), "it is known to be closed");

@@ -203,6 +203,7 @@ fn play(seed: u64) {
     let finished = Running::start(sink.command(&service.server, &scratch, &[])).finish();
     assert_balance(seed, &finished);
     assert_eq!(accounts(&finished)["spooled"], 0);
+    accepted.extend(finished.stdout.lines().map(number_of));
 
     let listed = Running::start(sink.command(&service.server, &scratch, &["--list"])).finish().expect_code(0);
     let mut dead = BTreeSet::new();
@@ -217,6 +218,8 @@ fn play(seed: u64) {
     assert!(lost.is_empty(), "seed {seed}: accepted and neither received nor dead: {lost:?}");
     assert_eq!(accepted.len() as u64, EVENTS, "seed {seed}");
     assert!(known.iter().all(|number| (1..=EVENTS).contains(number)), "seed {seed}: unknown events in {known:?}");
+    let unseen: Vec<_> = known.union(&dead).filter(|number| !accepted.contains(number)).collect();
+    assert!(unseen.is_empty(), "seed {seed}: taken and never passed on: {unseen:?}");
     let mut newest: BTreeMap<u64, u64> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for number in received {

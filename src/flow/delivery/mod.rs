@@ -512,6 +512,10 @@ impl<D: Destination, C: Courier> Stage for Delivery<D, C> {
         self.failure.clone().map_or(Ok(()), Err)
     }
 
+    fn written(&mut self, lines: &Lines) -> Result<(), Failure> {
+        self.store.as_mut().map_or(Ok(()), |store| store.heed_output(lines))
+    }
+
     fn finish(&mut self, _now: Moment, _lines: &mut Lines) {
         self.ending = true;
         // No relief can come any more.
@@ -519,7 +523,7 @@ impl<D: Destination, C: Courier> Stage for Delivery<D, C> {
     }
 
     fn busy(&self) -> bool {
-        !self.abandoned && (!self.queue.is_empty() || self.store.as_ref().is_some_and(|store| store.waiting() > 0))
+        !self.abandoned && (!self.queue.is_empty() || self.store.as_ref().is_some_and(Store::is_busy))
     }
 
     fn silent(&self) -> bool {

@@ -18,6 +18,16 @@ pub struct Store {
     appended: Vec<u64>,
     /// Records that were appended and could not be made safe.
     pub withdrawn: u64,
+    /// Whether lines are passed on at all, or receipts instead.
+    passes_on: bool,
+    /// Which of the unsafe lines is which record.
+    unsafe_ids: Vec<(u64, u64)>,
+    /// Lines that are on their way out: the number of each among all lines, and its record.
+    on_way: VecDeque<(u64, u64)>,
+    /// Every record up to this id was passed on.
+    passed: u64,
+    /// What ended before its line was out: settled in the spool only then, so that a crash in between cannot lose the line.
+    ended: VecDeque<(u64, Option<String>)>,
     settled: bool,
     /// The numbers on this input of the records that were not handed out yet: runs of ids, each with its first number and length.
     numbers: VecDeque<Run>,
@@ -41,15 +51,29 @@ impl Store {
         let Some(dir) = &args.spool else { return Ok(None) };
         let spool = open_spool(dir, args, now)?;
         let recovered = spool.counts().waiting;
-        Ok(Some(Store {
-            spool,
+        let mut store = Store {
             unsafe_lines: Lines::default(),
             appended: Vec::new(),
             withdrawn: 0,
+            passes_on: !args.receipts,
+            unsafe_ids: Vec::new(),
+            on_way: VecDeque::new(),
+            passed: spool.passed(),
+            ended: VecDeque::new(),
             settled: false,
             numbers: VecDeque::new(),
             recovered,
-        }))
+            spool,
+        };
+        if store.passes_on {
+            // What a crash may have kept from being passed on comes before anything new.
+            let (lines, ids) = (&mut store.unsafe_lines, &mut store.unsafe_ids);
+            store.spool.replay(store.passed, |record| {
+                lines.push(record.text.as_bytes());
+                ids.push((lines.count(), record.id));
+            })?;
+        }
+        Ok(Some(store))
     }
 
     /// Writes a record, which is accepted at the next [`Store::commit`]; `line` is passed on then.
@@ -59,6 +83,7 @@ impl Store {
     pub fn append(&mut self, seq: u64, text: &str, accepted: Timestamp) -> Result<(), Failure> {
         let id = self.spool.append(text, accepted)?;
         self.appended.push(id);
+        self.unsafe_ids.push((self.unsafe_lines.count() + 1, id));
         match self.numbers.back_mut() {
             Some(run) if run.id + run.length == id && run.seq + run.length == seq => run.length += 1,
             _ => self.numbers.push_back(Run { id, seq, length: 1 }),
@@ -83,11 +108,47 @@ impl Store {
                 let durable = self.spool.durable();
                 self.withdrawn += appended.iter().filter(|id| **id > durable).count() as u64;
                 self.unsafe_lines.discard();
+                self.unsafe_ids.clear();
                 return Err(failure);
             }
             self.settled = false;
         }
+        let before = lines.count();
         lines.append(&mut self.unsafe_lines);
+        self.on_way.extend(self.unsafe_ids.drain(..).map(|(line, id)| (before + line, id)));
+        Ok(())
+    }
+
+    /// Looks which lines are out by now, notes it, and settles what was waiting for that.
+    ///
+    /// # Errors
+    /// A dead letter cannot be kept.
+    pub fn heed_output(&mut self, lines: &Lines) -> Result<(), Failure> {
+        let out = lines.count() - lines.pending_count();
+        let before = self.passed;
+        while let Some((_, id)) = self.on_way.pop_front_if(|(line, _)| *line <= out || !self.passes_on) {
+            self.passed = id;
+        }
+        if self.passed > before {
+            self.spool.note_passed(self.passed);
+        }
+        for (id, letter) in std::mem::take(&mut self.ended) {
+            self.end(id, letter)?;
+        }
+        Ok(())
+    }
+
+    /// Settles a record in the spool, or remembers to do so once its line is out.
+    fn end(&mut self, id: u64, letter: Option<String>) -> Result<(), Failure> {
+        if id > self.passed && !self.on_way.is_empty() {
+            self.ended.push_back((id, letter));
+            return Ok(());
+        }
+        self.settled = true;
+        match letter {
+            None => self.spool.settle(id),
+            Some(letter) => self.spool.bury(id, &letter)?,
+        };
         Ok(())
     }
 
@@ -106,8 +167,7 @@ impl Store {
 
     /// A record came to its end.
     pub fn settle(&mut self, id: u64) {
-        self.spool.settle(id);
-        self.settled = true;
+        self.end(id, None).expect("only a dead letter can be refused");
     }
 
     /// A record became a dead letter.
@@ -115,8 +175,7 @@ impl Store {
     /// # Errors
     /// The disk does not take it; the record still waits.
     pub fn bury(&mut self, id: u64, letter: &str) -> Result<(), Failure> {
-        self.settled = true;
-        self.spool.bury(id, letter).map(drop)
+        self.end(id, Some(letter.to_owned()))
     }
 
     /// Writes what is still in memory; with `idle`, when nothing else is to be done, makes settlements survive a power cut too. Gives what the
@@ -138,9 +197,14 @@ impl Store {
         self.spool.is_full()
     }
 
+    /// Whether a record is not settled in the spool yet, be it only because its line is not out.
+    pub fn is_busy(&self) -> bool {
+        self.spool.counts().waiting > 0
+    }
+
     /// How many records are accepted and not settled.
     pub fn waiting(&self) -> u64 {
-        self.spool.counts().waiting
+        self.spool.counts().waiting - self.ended.len() as u64
     }
 }
 

@@ -177,6 +177,7 @@ impl Bench {
         loop {
             let before = (self.delivery.courier.sent.len(), self.delivery.courier.answers.len(), self.lines.count());
             self.delivery.wake(self.now, &mut self.lines)?;
+            self.delivery.written(&self.lines)?;
             if before == (self.delivery.courier.sent.len(), self.delivery.courier.answers.len(), self.lines.count()) {
                 return Ok(());
             }
@@ -511,4 +512,33 @@ fn the_backoff_of_one_record_does_not_outlast_the_time_to_give_up_the_next() {
     let took = bench.take(&["a:1", "a:2", "a:3", "a:4", "a:5"]).run(HOUR);
     assert_eq!(bench.delivery.count(Status::Dead), 5);
     assert!(took <= Duration::from_secs(25), "{took:?}");
+}
+
+/// Ruling of the contract: after a crash a record may be passed on twice, never zero times.
+#[test]
+fn what_was_accepted_and_not_passed_on_is_passed_on_by_the_next_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut first = Bench::spooled(&[], directory.path(), start(), |args| args.receipts = false);
+    first.take(&["a:1", "b:2", "c:3"]);
+    first.settle().unwrap();
+    // The output took one line and a half before the crash; everything was delivered.
+    let text = first.lines.text();
+    first.lines.wrote(text.find('\n').unwrap() + 5);
+    first.delivery.written(&first.lines).unwrap();
+    first.settle().unwrap();
+    assert_eq!(first.sent(), "1 2 3");
+    drop(first);
+    let mut second = Bench::spooled(&[], directory.path(), start(), |args| args.receipts = false);
+    second.take(&["d:4"]).settle().unwrap();
+    let states: Vec<String> =
+        second.lines.text().lines().map(|line| line.split('"').nth(7).unwrap().to_owned()).collect();
+    assert_eq!(states, ["2", "3", "4"]);
+    second.lines.wrote(second.lines.pending().len());
+    second.delivery.written(&second.lines).unwrap();
+    second.settle().unwrap();
+    assert!(!second.delivery.busy());
+    drop(second);
+    let mut third = Bench::spooled(&[], directory.path(), start(), |args| args.receipts = false);
+    third.settle().unwrap();
+    assert_eq!((third.lines.text(), third.sent()), (String::new(), String::new()));
 }

@@ -12,6 +12,7 @@
 //! | --- | --- |
 //! | `spool.lock` | held by the run that uses the directory |
 //! | `<id>.records` | a segment; the highest is appended to and is never removed before there is a higher one, so that no id comes twice |
+//! | `passed` | the highest id whose line was passed on (`passed.rs`) |
 //! | `dead.ndjson` | dead letters (`dead.rs`) |
 //! | `….corrupt-<unix time>` | a damaged file, after everything readable in it was saved; nobody reads it again |
 //! | `….salvaged`, `….compact` | half-made replacements; finished or removed at the next start |
@@ -27,6 +28,7 @@ mod frame;
 mod listing;
 #[cfg(test)]
 mod model_test;
+mod passed;
 mod recovery;
 mod segment;
 #[cfg(test)]
@@ -40,7 +42,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use dead::DeadLetters;
-use disk::{Access, Disk, RealDisk, write_all_at};
+use disk::{Access, Disk, DiskFile, RealDisk, write_all_at};
 use frame::{Found, Scanner};
 use segment::{Place, Segment, name, record};
 
@@ -129,6 +131,8 @@ pub struct Spool {
     notices: Vec<String>,
     /// The trouble with settling that was told last.
     trouble: Option<String>,
+    /// How far lines were passed on, once that was noted.
+    passed_note: Option<Box<dyn DiskFile>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -185,6 +189,7 @@ impl Spool {
             frame: Vec::new(),
             notices: Vec::new(),
             trouble: None,
+            passed_note: None,
         };
         spool.recover()?;
         Ok(spool)
