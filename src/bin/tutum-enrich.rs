@@ -193,7 +193,7 @@ fn run(args: Args, world: &mut World) -> Result<Exit, Failure> {
         connections: args.enrich.concurrency,
     };
     let work = Work {
-        transport: Arc::new(Http::new(&tls, origin.is_secure(), proxies, limits)),
+        transport: Arc::new(Http::new(&tls, proxies, limits)),
         origin,
         with_secrets: args.enrich.with_secrets,
         wake: world.wake.clone(),

@@ -12,14 +12,13 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use ureq::Agent;
 use ureq::http::Uri;
-use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport as carrier;
-use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector};
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout};
 
 use super::dial;
 use super::proxy::Proxies;
-use super::tls::{self, Tls};
+use super::tls::{self, Encrypted, Tls};
 use crate::model::address::Address;
 use crate::model::secret::Secret;
 
@@ -144,19 +143,8 @@ pub struct Http {
 }
 
 impl Http {
-    /// A transport. `secure` says whether any address it is for is https: only then are the system's roots read.
-    pub fn new(tls: &Tls, secure: bool, proxies: Proxies, limits: HttpLimits) -> Http {
-        let mut config = TlsConfig::builder()
-            .unversioned_rustls_crypto_provider(tls::provider())
-            .disable_verification(tls.is_insecure());
-        // Without roots of ours ureq would look for its own, which are not built in.
-        let roots: Vec<_> = if secure { tls.roots().map(certificate).collect() } else { Vec::new() };
-        config = config.root_certs(RootCerts::from(roots));
-        if let Some((chain, key)) = tls.identity() {
-            let chain: Vec<_> = chain.into_iter().map(certificate).collect();
-            let key = PrivateKey::from_pem(key).expect("the key was understood when it was loaded");
-            config = config.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
-        }
+    /// A transport.
+    pub fn new(tls: &Tls, proxies: Proxies, limits: HttpLimits) -> Http {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -166,10 +154,9 @@ impl Http {
             .max_idle_connections_per_host(limits.connections)
             .proxy(None)
             .user_agent(concat!("tutum/", env!("CARGO_PKG_VERSION")))
-            .tls_config(config.build())
             .build();
-        let connector = Dialer { proxies, longest: limits.timeout }.chain(RustlsConnector::default());
-        let agent = Agent::with_parts(config, connector, NoResolver);
+        let dialer = Dialer { proxies, tls: tls.clone(), longest: limits.timeout };
+        let agent = Agent::with_parts(config, dialer, NoResolver);
         Http { agent, limit: limits.body }
     }
 
@@ -246,10 +233,11 @@ impl Resolver for NoResolver {
     }
 }
 
-/// Makes ureq's connections, all but TLS.
+/// Makes ureq's connections, with the TLS that WebSockets have.
 #[derive(Debug)]
 struct Dialer {
     proxies: Proxies,
+    tls: Tls,
     /// No operation takes longer.
     longest: Duration,
 }
@@ -275,14 +263,42 @@ impl Connector for Dialer {
         let handle: Weak<dyn carrier::ShutdownHandle> = Arc::<TcpStream>::downgrade(&tcp);
         (details.register_shutdown)(handle)?;
         let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Socket { tcp, buffers, longest: self.longest }))
+        let mut socket = Socket { tcp, encrypted: None, buffers, longest: self.longest };
+        if details.needs_tls() {
+            let left = Some(socket.left(details.timeout)?);
+            socket.tcp.set_read_timeout(left)?;
+            socket.tcp.set_write_timeout(left)?;
+            let below = Shared(Arc::clone(&socket.tcp));
+            let encrypted = Encrypted::connect(&self.tls, &address.host, below);
+            socket.encrypted = Some(Box::new(encrypted.map_err(|error| late(error, details.timeout))?));
+        }
+        Ok(Some(socket))
+    }
+}
+
+/// The socket below TLS, which the transport keeps a hold of for its timeouts.
+struct Shared(Arc<TcpStream>);
+
+impl Read for Shared {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(room)
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 /// A connected socket, as ureq wants it.
-#[derive(Debug)]
 struct Socket {
     tcp: Arc<TcpStream>,
+    encrypted: Option<Box<Encrypted<Shared>>>,
     buffers: LazyBuffers,
     longest: Duration,
 }
@@ -292,6 +308,12 @@ impl Socket {
     fn left(&self, timeout: NextTimeout) -> Result<Duration, ureq::Error> {
         let left = (*timeout.after).min(self.longest);
         if left.is_zero() { Err(ureq::Error::Timeout(timeout.reason)) } else { Ok(left) }
+    }
+}
+
+impl std::fmt::Debug for Socket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Socket").field("tcp", &self.tcp).finish_non_exhaustive()
     }
 }
 
@@ -310,7 +332,12 @@ impl carrier::Transport for Socket {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         self.tcp.set_write_timeout(Some(self.left(timeout)?))?;
-        match (&*self.tcp).write_all(&self.buffers.output()[..amount]) {
+        let output = &self.buffers.output()[..amount];
+        let written = match &mut self.encrypted {
+            None => (&*self.tcp).write_all(output),
+            Some(encrypted) => encrypted.write_all(output).and_then(|()| encrypted.flush()),
+        };
+        match written {
             // The server ended the connection, and may have said why (a TLS alert, an early 413): the next read tells.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
             result => result.map_err(|error| late(error, timeout)),
@@ -326,7 +353,12 @@ impl carrier::Transport for Socket {
                 return Err(ureq::Error::Timeout(timeout.reason));
             }
             self.tcp.set_read_timeout(Some(left))?;
-            match (&*self.tcp).read(self.buffers.input_append_buf()) {
+            let room = self.buffers.input_append_buf();
+            let read = match &mut self.encrypted {
+                None => (&*self.tcp).read(room),
+                Some(encrypted) => encrypted.read(room),
+            };
+            match read {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => break result.map_err(|error| late(error, timeout))?,
             }
@@ -335,15 +367,15 @@ impl carrier::Transport for Socket {
         Ok(amount > 0)
     }
 
+    fn is_tls(&self) -> bool {
+        self.encrypted.is_some()
+    }
+
     /// Whether a connection kept for reuse is still good: the server has neither closed it nor said anything unasked.
     fn is_open(&mut self) -> bool {
         let quiet = |tcp: &TcpStream| matches!(tcp.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
         self.tcp.set_nonblocking(true).is_ok() && quiet(&self.tcp) && self.tcp.set_nonblocking(false).is_ok()
     }
-}
-
-fn certificate(der: &[u8]) -> Certificate<'static> {
-    Certificate::from_der(der).to_owned()
 }
 
 fn explain(error: &ureq::Error) -> TransportError {

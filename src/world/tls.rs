@@ -72,12 +72,18 @@ struct Loaded {
     identity: Option<Identity>,
     insecure: bool,
     roots: OnceLock<Vec<CertificateDer<'static>>>,
+    config: OnceLock<Arc<ClientConfig>>,
 }
 
 struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    key_pem: Vec<u8>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").field("insecure", &self.0.insecure).finish_non_exhaustive()
+    }
 }
 
 impl Tls {
@@ -94,7 +100,13 @@ impl Tls {
             (Some(_), None) => return Err("--cert: needs --key".to_owned()),
             (None, Some(_)) => return Err("--key: needs --cert".to_owned()),
         };
-        let tls = Tls(Arc::new(Loaded { extra_roots, identity, insecure: args.insecure, roots: OnceLock::new() }));
+        let tls = Tls(Arc::new(Loaded {
+            extra_roots,
+            identity,
+            insecure: args.insecure,
+            roots: OnceLock::new(),
+            config: OnceLock::new(),
+        }));
         if tls.0.identity.is_some() {
             // A key that does not fit its certificate is found out now, not at the first connection.
             tls.client_config().map_err(|error| format!("--cert: {error}"))?;
@@ -107,11 +119,7 @@ impl Tls {
         self.0.insecure
     }
 
-    /// All roots in DER: the system's (or, where there are none, Mozilla's) and those of `--cacert`. The system's are read at the first call.
-    pub fn roots(&self) -> impl Iterator<Item = &[u8]> {
-        self.all_roots().iter().map(AsRef::as_ref)
-    }
-
+    /// All roots: the system's (or, where there are none, Mozilla's) and those of `--cacert`. The system's are read at the first call.
     fn all_roots(&self) -> &[CertificateDer<'static>] {
         self.0.roots.get_or_init(|| {
             let mut roots = rustls_native_certs::load_native_certs().certs;
@@ -124,17 +132,20 @@ impl Tls {
         })
     }
 
-    /// Our certificate chain in DER and our key in PEM, if we have them, for a transport with TLS of its own.
-    pub fn identity(&self) -> Option<(Vec<&[u8]>, &[u8])> {
-        let identity = self.0.identity.as_ref()?;
-        Some((identity.chain.iter().map(AsRef::as_ref).collect(), &identity.key_pem))
-    }
-
     /// The configuration for a connection of our own making.
     ///
     /// # Errors
     /// The client certificate and its key do not fit.
     pub fn client_config(&self) -> Result<Arc<ClientConfig>, String> {
+        // Made once: it holds all roots, and the sessions that can be resumed.
+        if let Some(config) = self.0.config.get() {
+            return Ok(Arc::clone(config));
+        }
+        let config = self.make_client_config()?;
+        Ok(Arc::clone(self.0.config.get_or_init(|| config)))
+    }
+
+    fn make_client_config(&self) -> Result<Arc<ClientConfig>, String> {
         let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let builder = builder.map_err(|error| error.to_string())?;
         let builder = if self.0.insecure {
@@ -194,7 +205,15 @@ impl<S: Read + Write> Encrypted<S> {
 
 impl<S: Read + Write> Read for Encrypted<S> {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        self.0.read(room)
+        match self.0.read(room) {
+            // It wanted to write first, and the server has gone; what it said before that (a TLS alert) can still be read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.0.conn.read_tls(&mut self.0.sock)?;
+                self.0.conn.process_new_packets().map_err(io::Error::other)?;
+                Err(error)
+            }
+            result => result,
+        }
     }
 }
 
@@ -211,6 +230,12 @@ impl<S: Read + Write> Write for Encrypted<S> {
 /// The cause, if a TLS connection failed because one side does not believe the other: no retry mends that.
 pub fn certificate_error(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(rustls::Error::InvalidCertificate(cause)) = error.downcast_ref() {
+        let cause = match format!("{cause}") {
+            own if own.contains("CaUsedAsEndEntity") => {
+                "it is a CA's own; give it with --cacert if it is the right one".to_owned()
+            }
+            other => other,
+        };
         return Some(format!("the server's certificate is not accepted: {cause}"));
     }
     let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
@@ -306,7 +331,7 @@ impl Identity {
         let key_pem = fs::read(key).map_err(|error| format!("{key_flag}: {}: {error}", key.display()))?;
         let parsed = PrivateKeyDer::from_pem_slice(&key_pem);
         let key = parsed.map_err(|_| format!("{key_flag}: {}: no private key in it", key.display()))?;
-        Ok(Identity { chain, key, key_pem })
+        Ok(Identity { chain, key })
     }
 }
 

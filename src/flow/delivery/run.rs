@@ -75,7 +75,7 @@ impl SinkArgs {
             body: MAX_ANSWER,
             connections: destination.pacing().concurrency,
         };
-        Ok(Http::new(&tls, destination.address().is_secure(), Proxies::from_environment(), limits))
+        Ok(Http::new(&tls, Proxies::from_environment(), limits))
     }
 }
 

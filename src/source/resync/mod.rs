@@ -187,7 +187,7 @@ impl Threads {
     /// Listings of the API at `base`.
     pub fn new(base: Address, tls: &Tls, wake: &Wake) -> Threads {
         let limits = HttpLimits { timeout: listing::REQUEST_TIMEOUT, body: listing::LONGEST_PAGE, connections: 1 };
-        let transport = Arc::new(Http::new(tls, base.is_secure(), Proxies::from_environment(), limits));
+        let transport = Arc::new(Http::new(tls, Proxies::from_environment(), limits));
         Threads { transport, base, wake: wake.clone() }
     }
 }
