@@ -425,3 +425,128 @@ fn item(item: &Value) -> Outcome {
         _ => Outcome::Rejected { reason },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::stage::tests::start;
+
+    fn elasticsearch(change: impl FnOnce(&mut ElasticsearchArgs)) -> Elasticsearch {
+        let mut args =
+            ElasticsearchArgs { url: Some("http://localhost:9200".to_owned()), ..ElasticsearchArgs::default() };
+        change(&mut args);
+        Elasticsearch::new(args, true).unwrap()
+    }
+
+    fn body(elasticsearch: &Elasticsearch, texts: &[&str]) -> Vec<Value> {
+        let letter =
+            |(at, text): (usize, &&'static str)| Letter { text, key: "", accepted: start(), place: at as u64 + 1 };
+        let texts: Vec<&'static str> =
+            texts.iter().map(|text| &*Box::leak((*text).to_owned().into_boxed_str())).collect();
+        let letters: Vec<Letter<'_>> = texts.iter().enumerate().map(letter).collect();
+        let request = elasticsearch.request(&letters, Form::Full).unwrap();
+        assert_eq!(request.body.last(), Some(&b'\n'), "a missing line break at the end is a 400");
+        String::from_utf8(request.body).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn ids_make_sending_twice_harmless_and_keep_equal_events_apart() {
+        let server = elasticsearch(|_| ());
+        let id = |text: &str, other: &str| {
+            let lines = body(&server, &[text, other]);
+            (
+                lines[0]["create"]["_id"].as_str().unwrap().to_owned(),
+                lines[2]["create"]["_id"].as_str().unwrap().to_owned(),
+            )
+        };
+        let stamped = r#"{"type":"node","received_at":"2025-03-04T05:06:07.890Z"}"#;
+        let (first, again) = id(stamped, stamped);
+        assert_eq!((first.len(), first), (40, again));
+        let (one, two) = id(r#"{"type":"node"}"#, r#"{"type":"node"}"#);
+        assert_ne!(one, two);
+        let cloud = r#"{"uuid":"5b0f","datetime":"2025-03-04T05:06:07Z"}"#;
+        assert_eq!(id(cloud, r#"{"uuid":"5b0f"}"#).0, "5b0f");
+        assert_ne!(id(r#"{"uuid":"5b0f"}"#, cloud).0, "5b0f", "without a datetime the uuid is an object's");
+    }
+
+    #[test]
+    fn documents_have_a_time_and_an_index_by_date() {
+        let event = r#"{"n":1.10,"received_at":"2024-12-31T23:59:59.000Z"}"#;
+        let lines = body(&elasticsearch(|_| ()), &[event, "{}"]);
+        assert_eq!(lines[0]["create"]["_index"], "tutum-2024-12-31");
+        assert_eq!(lines[1]["@timestamp"], "2024-12-31T23:59:59.000Z");
+        assert_eq!(
+            (&lines[2]["create"]["_index"], &lines[3]["@timestamp"]),
+            (&json!("tutum-2025-03-04"), &json!("2025-03-04T05:06:07.890Z"))
+        );
+        let stream = body(&elasticsearch(|args| args.data_stream = Some("Tutum-Events".to_owned())), &[event]);
+        assert_eq!(stream[0]["create"]["_index"], "tutum-events");
+    }
+
+    /// Every row of the vendor's tables: the whole answer, and item by item.
+    #[test]
+    fn what_every_answer_means() {
+        let server = elasticsearch(|_| ());
+        let word = |outcome: &Outcome| match outcome {
+            Outcome::Delivered => "delivered",
+            Outcome::Retry { throttled: true, .. } => "throttled",
+            Outcome::Retry { .. } => "retry",
+            Outcome::TooLarge { .. } => "halve",
+            Outcome::Rejected { .. } => "dead",
+            Outcome::Refused { .. } => "stop",
+        };
+        for status in 300..600 {
+            let expected = match status {
+                400 | 413 => "halve",
+                401 | 403 | 404 | 406 | 501 => "stop",
+                429 => "throttled",
+                408 | 500.. => "retry",
+                _ => "dead",
+            };
+            let outcomes = server.outcomes(2, &Response { status, ..Response::default() });
+            assert_eq!(outcomes.iter().map(word).collect::<Vec<_>>(), [expected; 2], "{status}");
+        }
+        let item = |status: u16, kind: &str| json!({"create": {"status": status, "error": {"type": kind, "reason": "because"}}});
+        let table = [
+            (201, "", "delivered"),
+            (409, "version_conflict_engine_exception", "delivered"),
+            (429, "es_rejected_execution_exception", "throttled"),
+            (503, "unavailable_shards_exception", "retry"),
+            (403, "cluster_block_exception", "retry"),
+            (403, "security_exception", "stop"),
+            (404, "index_not_found_exception", "stop"),
+            (400, "mapper_parsing_exception", "dead"),
+        ];
+        let items: Vec<Value> = table.iter().map(|(status, kind, _)| item(*status, kind)).collect();
+        let answer = |body: Value| Response { status: 200, body: body.to_string().into_bytes(), ..Response::default() };
+        let outcomes = server.outcomes(table.len(), &answer(json!({"errors": true, "items": items})));
+        let told: Vec<&str> = outcomes.iter().map(word).collect();
+        assert_eq!(told, table.map(|(_, _, expected)| expected));
+        assert_eq!(outcomes[7], Outcome::Rejected { reason: "400 mapper_parsing_exception: because".to_owned() });
+        let wrong = server.outcomes(3, &answer(json!({"errors": true, "items": []})));
+        assert_eq!(word(&wrong[2]), "retry", "an answer about another number of items");
+        assert_eq!(word(&server.outcomes(1, &answer(json!({"errors": false})))[0]), "delivered");
+    }
+
+    #[test]
+    fn names_and_limits_are_checked_when_it_starts() {
+        let wrong = |change: fn(&mut ElasticsearchArgs)| {
+            let mut args =
+                ElasticsearchArgs { url: Some("http://localhost".to_owned()), ..ElasticsearchArgs::default() };
+            change(&mut args);
+            Elasticsearch::new(args, true).err().unwrap().message
+        };
+        assert!(wrong(|args| args.data_stream = Some("a b".to_owned())).starts_with("--data-stream: \"a b\" cannot"));
+        assert!(wrong(|args| args.index = Some("{{ x".to_owned())).starts_with("--index: "));
+        let mut limits = BatchLimits::default();
+        limits.read("10,1MiB,2s").unwrap();
+        assert_eq!(limits, BatchLimits { count: 10, bytes: 1 << 20, age: Duration::from_secs(2) });
+        assert!(limits.read("many").is_err() && BatchLimits::default().read("0").is_err());
+    }
+
+    #[test]
+    fn api_keys_in_both_spellings() {
+        assert_eq!(api_key(&Secret::new("id:key")).expose(), "ApiKey aWQ6a2V5");
+        assert_eq!(api_key(&Secret::new("aWQ6a2V5")).expose(), "ApiKey aWQ6a2V5");
+    }
+}

@@ -472,7 +472,8 @@ impl Protocol for Tutum {
 fn error(text: &str) -> Meaning<'_> {
     let pointer = Pointer::parse("/data/errorMessage").expect("it is a pointer");
     match pointer.find(text).map(json::plain) {
-        Some(message) if message.trim().eq_ignore_ascii_case("UNAUTHORIZED") => {
+        // Whatever more it says: an attempt too many can lock the account.
+        Some(message) if message.trim().get(..12).is_some_and(|word| word.eq_ignore_ascii_case("UNAUTHORIZED")) => {
             Meaning::Refused("the server said UNAUTHORIZED".to_owned())
         }
         Some(message) if !message.trim().is_empty() => Meaning::Failed(format!("the server said: {}", message.trim())),

@@ -10,6 +10,7 @@ mod secrets;
 mod support;
 
 mod resync;
+mod to_elasticsearch;
 mod to_pagerduty;
 mod to_slack;
 mod tutum_enrich;

@@ -285,6 +285,18 @@ fn a_client_certificate_is_shown_where_it_is_asked_for() {
 }
 
 #[test]
+fn a_certificate_that_is_its_own_ca_is_believed_by_every_transport() {
+    let (server, pem) = Server::start_tls_as_ca();
+    let scratch = Scratch::new();
+    let ca = scratch.write("ca.pem", pem).to_str().unwrap().to_owned();
+    one_event(&server, stream(&server.url(), &["--cacert", &ca, "--max-events=1"]));
+    let origin = server.url().replace("wss:", "https:");
+    let running = Running::start(slack(&origin, &["--cacert", &ca])).input(format!("{EVENT}\n").as_bytes());
+    server.accept().request().answer("200 OK", "ok");
+    running.finish().expect_code(0);
+}
+
+#[test]
 fn insecure_warns_and_believes_any_server() {
     let (server, _) = Server::start_tls();
     let origin = server.url().replace("wss:", "https:");

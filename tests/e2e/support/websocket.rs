@@ -49,10 +49,22 @@ impl Server {
         Server::start_tls_as("localhost", false)
     }
 
+    /// As [`Server::start_tls`], with a certificate that is its own CA's, as `openssl req -x509` makes it.
+    pub fn start_tls_as_ca() -> (Server, String) {
+        Server::start_tls_with("localhost", false, true)
+    }
+
     /// As [`Server::start_tls`], with a certificate for `name`, which may have expired.
     pub fn start_tls_as(name: &str, expired: bool) -> (Server, String) {
+        Server::start_tls_with(name, expired, false)
+    }
+
+    fn start_tls_with(name: &str, expired: bool, ca: bool) -> (Server, String) {
         let signing_key = rcgen::KeyPair::generate().expect("a key can be made");
         let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("it is a name");
+        if ca {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        }
         if expired {
             params.not_before = rcgen::date_time_ymd(2015, 4, 6);
             params.not_after = rcgen::date_time_ymd(2018, 5, 21);
