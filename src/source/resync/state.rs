@@ -59,7 +59,7 @@ pub fn write(state: &State) -> Vec<u8> {
     [head, objects.concat()].concat().into_bytes()
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 ///
 /// # Errors
 /// What is wrong with it, without its content.
