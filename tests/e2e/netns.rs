@@ -100,6 +100,8 @@ fn a_pulled_cable_is_noticed_and_the_gap_announced() {
     serve.write(&format!("{event}\n"));
     assert!(stream.line().starts_with(&event[..event.len() - 1]));
 
+    // Until it knows what there is, it cannot know what changed.
+    stream.until_stderr("now known");
     hosts.cable(false);
     let begun = std::time::Instant::now();
     // What happens now nobody hears of; only the resync can tell.
