@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::flow::delivery::destination::{Destination, Form, Letter, Outcome, Pacing, Plan, Role};
+use crate::flow::delivery::destination::{Destination, Form, Letter, Outcome, Pacing, Plan, Role, never_sent};
 use crate::model::address::Address;
 use crate::model::digest::sha256_hex;
 use crate::model::event::{self, Event};
@@ -171,13 +171,10 @@ impl PagerDuty {
     }
 
     fn meaning(&self, event: &Event<'_>) -> Meaning {
-        match (event.kind.as_deref(), event.action.as_deref()) {
-            (Some("auth"), _) => Meaning::Nothing("auth is not an event"),
-            (Some("stream"), Some("heartbeat")) => Meaning::Nothing("a heartbeat is not news"),
-            _ => match self.args.action {
-                Some(action) => Meaning::Alert(action),
-                None => self.automatic(event),
-            },
+        match (never_sent(event), self.args.action) {
+            (Some(reason), _) => Meaning::Nothing(reason),
+            (None, Some(action)) => Meaning::Alert(action),
+            (None, None) => self.automatic(event),
         }
     }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::flow::delivery::destination::{Batching, Destination, Form, Letter, Outcome, Pacing, Plan, Role};
+use crate::flow::delivery::destination::{
+    Batching, Destination, Form, Letter, Outcome, Pacing, Plan, Role, never_sent,
+};
 use crate::model::address::Address;
 use crate::model::event::Event;
 use crate::model::exit::Failure;
@@ -253,11 +255,10 @@ impl Destination for Slack {
     }
 
     fn plan(&mut self, event: &Event<'_>) -> Plan {
-        match (event.kind.as_deref(), event.action.as_deref()) {
-            (Some("auth"), _) => Plan::Skip { reason: "auth is not an event" },
-            (Some("stream"), Some("heartbeat")) => Plan::Skip { reason: "a heartbeat is not news" },
-            // One key: messages appear in the order they are sent.
-            _ => Plan::Send { key: String::new(), role: Role::Plain, urgent: false },
+        match never_sent(event) {
+            Some(reason) => Plan::Skip { reason },
+            // One key: they arrive in the order they were taken.
+            None => Plan::Send { key: String::new(), role: Role::Plain, urgent: false },
         }
     }
 

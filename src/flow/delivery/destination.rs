@@ -27,6 +27,15 @@ pub enum Plan {
     },
 }
 
+/// Why no sink sends this event, if none does: what is said about the connection's health is passed on and is no news.
+pub fn never_sent(event: &Event<'_>) -> Option<&'static str> {
+    match (event.kind.as_deref(), event.action.as_deref()) {
+        (Some("auth"), _) => Some("auth is not an event"),
+        (Some("stream"), Some("heartbeat")) => Some("a heartbeat is not news"),
+        _ => None,
+    }
+}
+
 /// What a record does to the others of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
