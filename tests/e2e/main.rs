@@ -9,6 +9,7 @@ mod readme;
 mod secrets;
 mod support;
 
+mod aci_stream;
 mod resync;
 mod to_elasticsearch;
 mod to_pagerduty;
