@@ -3,7 +3,12 @@
 //! - without arguments: an HTTP endpoint that answers every request at once; prints its port and serves until it is killed
 //! - `silent`: the same, but it reads and never answers
 //! - `pace COUNT RATE`: prints so many events at so many a second, each with the time it was printed
+//! - `apic COUNT`: a fake APIC; prints its URL, and once somebody has subscribed pushes so many events about tenants
 //! - `latency`: reads such events and prints how long they were on their way
+
+#[path = "../e2e/support/apic.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod apic;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -76,11 +81,34 @@ fn latency() {
     );
 }
 
+/// Creates, modifies and deletes one tenant after the other.
+fn serve_apic(count: u64) {
+    let apic = apic::FakeApic::start();
+    println!("{}", apic.url());
+    while apic.subscribed() == 0 {
+        thread::sleep(Duration::from_millis(20));
+    }
+    // Whoever has subscribed may still be busy with it.
+    thread::sleep(Duration::from_millis(500));
+    for number in 0..count {
+        let (dn, name) = (format!("uni/tn-{}", number / 3), number / 3);
+        match number % 3 {
+            0 => apic.create("fvTenant", &dn, &format!(r#""name":"{name}","descr":"","lcOwn":"local","modTs":"2025-03-04T05:06:07.{:03}+00:00","monPolDn":"uni/tn-common/monepg-default","nameAlias":"","ownerKey":"","ownerTag":"","uid":"15374""#, number % 1000)),
+            1 => apic.modify("fvTenant", &dn, &format!(r#""descr":"changed","modTs":"2025-03-04T05:06:08.{:03}+00:00""#, number % 1000)),
+            _ => apic.delete("fvTenant", &dn),
+        }
+    }
+    loop {
+        thread::park();
+    }
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| arguments.get(at).and_then(|text| text.parse().ok()).expect("a number");
     match arguments.first().map(String::as_str) {
         Some("pace") => return pace(number(1), number(2)),
+        Some("apic") => return serve_apic(number(1) as u64),
         Some("latency") => return latency(),
         _ => {}
     }
