@@ -1,5 +1,6 @@
 //! Elasticsearch and OpenSearch: which bulk request a batch becomes, and what each item of the answer means.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::model::address::Address;
 use crate::model::digest::sha256_hex;
 use crate::model::event::Event;
 use crate::model::exit::{Exit, Failure};
-use crate::model::json::{Pointer, append, quote};
+use crate::model::json::{self, append, quote};
 use crate::model::phrase;
 use crate::model::quantity;
 use crate::model::secret::Secret;
@@ -167,22 +168,20 @@ impl Elasticsearch {
         })
     }
 
-    fn name_of(&self, event: &Event<'_>, time: Timestamp) -> Result<String, String> {
-        let received = || phrase::text(event, "/received_at");
-        match &self.target {
-            Target::DataStream(name) => Ok(name.clone()),
-            Target::Daily => {
-                let received = received().filter(|text| Timestamp::parse(text).is_some());
-                let received = received.unwrap_or_else(|| time.rfc3339().into());
-                let day = received.get(..10).ok_or("there is no date in its received_at")?;
-                checked_name(&format!("{DAILY}{day}"))
+    fn name_of(&self, text: &str, known: &Known<'_>, time: Timestamp) -> Result<String, String> {
+        match (&self.target, &known.received_at) {
+            (Target::DataStream(name), _) => Ok(name.clone()),
+            (Target::Daily, received) => {
+                let date = received.as_deref().filter(|text| Timestamp::parse(text).is_some());
+                let name = date.and_then(|text| checked_name(&format!("{DAILY}{}", text.get(..10)?)).ok());
+                Ok(name.unwrap_or_else(|| format!("{DAILY}{}", &time.rfc3339()[..10])))
             }
+            (Target::Index(template), Some(_)) => checked_name(&template.render(text)?),
             // An index by date must be found for records without a date too.
-            Target::Index(template) if received().is_none() => {
-                let dated = append(event.text, &format!(r#""received_at":"{}""#, time.rfc3339()));
+            (Target::Index(template), None) => {
+                let dated = append(text, &format!(r#""received_at":"{}""#, time.rfc3339()));
                 checked_name(&template.render(&dated)?)
             }
-            Target::Index(template) => checked_name(&template.render(event.text)?),
         }
     }
 
@@ -482,21 +481,43 @@ fn mappings() -> Value {
     json!({"dynamic_templates": templates, "date_detection": false, "numeric_detection": false, "properties": properties})
 }
 
-/// When the event happened, as far as is known.
-fn time_of(event: &Event<'_>, accepted: Timestamp) -> Timestamp {
-    let known = ["/datetime", "/received_at"].into_iter().find_map(|at| Timestamp::parse(&phrase::text(event, at)?));
-    known.unwrap_or(accepted)
+/// What id and time come from, found in one go.
+#[derive(Default)]
+struct Known<'l> {
+    uuid: Option<Cow<'l, str>>,
+    datetime: Option<Cow<'l, str>>,
+    received_at: Option<Cow<'l, str>>,
+    has_timestamp: bool,
 }
 
-/// The same event has the same id, so that sending it twice stores it once.
-fn id_of(event: &Event<'_>, letter: &Letter<'_>) -> String {
-    let own =
-        phrase::text(event, "/uuid").filter(|id| id.len() <= MAX_ID && phrase::text(event, "/datetime").is_some());
-    match own {
-        Some(uuid) => uuid.into_owned(),
-        None if phrase::text(event, "/received_at").is_some() => sha256_hex(letter.text.as_bytes())[..40].to_owned(),
-        // Two equal records without a time are two events; number and time of their acceptance tell them apart.
-        None => format!("{}-{}", letter.accepted.utc.millis(), letter.place),
+impl<'l> Known<'l> {
+    fn of(text: &'l str) -> Known<'l> {
+        let mut known = Known::default();
+        let wanted = |key: &str| matches!(key, "uuid" | "datetime" | "received_at" | "@timestamp");
+        let found = json::select(text, wanted, |key, raw| match key {
+            "uuid" => known.uuid = phrase::plain_text(raw),
+            "datetime" => known.datetime = phrase::plain_text(raw),
+            "received_at" => known.received_at = phrase::plain_text(raw),
+            _ => known.has_timestamp = true,
+        });
+        // It was an object when it was accepted.
+        found.map(|()| known).unwrap_or_default()
+    }
+
+    /// When the event happened, as far as is known.
+    fn time(&self, accepted: Timestamp) -> Timestamp {
+        let told = [&self.datetime, &self.received_at].into_iter().flatten().find_map(|text| Timestamp::parse(text));
+        told.unwrap_or(accepted)
+    }
+
+    /// The same event has the same id, so that sending it twice stores it once.
+    fn id(&self, letter: &Letter<'_>) -> String {
+        match &self.uuid {
+            Some(uuid) if uuid.len() <= MAX_ID && self.datetime.is_some() => uuid.to_string(),
+            _ if self.received_at.is_some() => sha256_hex(letter.text.trim().as_bytes())[..40].to_owned(),
+            // Two equal records without a time are two events; number and time of their acceptance tell them apart.
+            _ => format!("{}-{}", letter.accepted.utc.millis(), letter.place),
+        }
     }
 }
 
@@ -514,8 +535,14 @@ impl Destination for Elasticsearch {
             Some(reason) => Plan::Skip { reason },
             // One key: they arrive in the order they were taken. What has no index is kept apart, so that no batch fails for it.
             None => {
-                let any_time = Timestamp::from_millis(0).expect("1970 is a time");
-                let key = self.name_of(event, time_of(event, any_time)).err().unwrap_or_default();
+                let key = match self.target {
+                    Target::Daily | Target::DataStream(_) => String::new(),
+                    Target::Index(_) => {
+                        let (known, any_time) = (Known::of(event.text), Timestamp::from_millis(0));
+                        let time = known.time(any_time.expect("1970 is a time"));
+                        self.name_of(event.text, &known, time).err().unwrap_or_default()
+                    }
+                };
                 Plan::Send { key, role: Role::Plain, urgent: false }
             }
         }
@@ -531,16 +558,14 @@ impl Destination for Elasticsearch {
     }
 
     fn request(&self, letters: &[Letter<'_>], _form: Form) -> Result<Request, String> {
-        let own_time = Pointer::parse("/@timestamp")?;
         let mut body = String::with_capacity(letters.iter().map(|letter| letter.text.len() + 150).sum());
         for letter in letters {
-            let event = letter.event();
-            let time = time_of(&event, letter.accepted.utc);
-            let index = self.name_of(&event, time)?;
-            body +=
-                &format!("{{\"create\":{{\"_index\":{},\"_id\":{}}}}}\n", quote(&index), quote(&id_of(&event, letter)));
             let text = letter.text.trim();
-            if own_time.find(text).is_some() {
+            let known = Known::of(text);
+            let time = known.time(letter.accepted.utc);
+            let index = self.name_of(text, &known, time)?;
+            body += &format!("{{\"create\":{{\"_index\":{},\"_id\":{}}}}}\n", quote(&index), quote(&known.id(letter)));
+            if known.has_timestamp {
                 body += text;
             } else {
                 body += &append(text, &format!(r#""@timestamp":"{}""#, time.rfc3339()));
