@@ -1,6 +1,7 @@
 //! The other side for scripts/bench.
 //!
-//! - without arguments: an HTTP endpoint that answers every request at once; prints its port and serves until it is killed
+//! - without arguments: an HTTP endpoint that answers every request at once, `_bulk` as if every document were stored; prints its port and serves
+//!   until it is killed
 //! - `silent`: the same, but it reads and never answers
 //! - `pace COUNT RATE`: prints so many events at so many a second, each with the time it was printed
 //! - `apic COUNT`: a fake APIC; prints its URL, and once somebody has subscribed pushes so many events about tenants
@@ -10,6 +11,7 @@
 #[allow(dead_code, reason = "the tests use the rest")]
 mod apic;
 
+use flate2::read::GzDecoder;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
@@ -18,17 +20,40 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const ANSWER: &[u8] =
     b"HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{\"ok\":true}";
 
+/// What Elasticsearch says of so many documents it has taken. Its official clients want to see the product's name.
+fn bulk_answer(documents: usize) -> Vec<u8> {
+    let items = vec![r#"{"create":{"status":201}}"#; documents].join(",");
+    let body = format!(r#"{{"took":1,"errors":false,"items":[{items}]}}"#);
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Elastic-Product: Elasticsearch\r\n";
+    format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+/// How many documents are in a `_bulk` request: half as many as lines.
+fn documents(body: &[u8], gzip: bool) -> usize {
+    let mut text = Vec::new();
+    let text = if gzip {
+        GzDecoder::new(body).read_to_end(&mut text).expect("it is gzip");
+        &text
+    } else {
+        body
+    };
+    text.iter().filter(|byte| **byte == b'\n').count() / 2
+}
+
 fn serve(stream: &TcpStream, silent: bool) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let (mut writer, mut line, mut body) = (stream, String::new(), Vec::new());
     loop {
-        let mut length = 0;
+        let (mut length, mut is_bulk, mut gzip) = (0, false, false);
         loop {
             line.clear();
             if reader.read_line(&mut line).ok()? == 0 {
                 return None;
             }
+            // Only the request line has it.
+            is_bulk |= line.contains("/_bulk");
+            gzip |= line.to_ascii_lowercase().starts_with("content-encoding: gzip");
             if let Some((name, value)) = line.split_once(':')
                 && name.eq_ignore_ascii_case("content-length")
             {
@@ -40,7 +65,9 @@ fn serve(stream: &TcpStream, silent: bool) -> Option<()> {
         }
         body.resize(length, 0);
         reader.read_exact(&mut body).ok()?;
-        if !silent {
+        if is_bulk && !silent {
+            writer.write_all(&bulk_answer(documents(&body, gzip))).ok()?;
+        } else if !silent {
             writer.write_all(ANSWER).ok()?;
         }
     }
