@@ -10,7 +10,7 @@ use super::accounts::Accounts;
 use super::stage::Stage;
 use crate::cli::table::{Flag, Set, store, store_size};
 use crate::model::event::Event;
-use crate::model::exit::{Exit, Failure, Fault};
+use crate::model::exit::{Exit, Failure, Fault, FaultCount};
 use crate::model::line::{Cut, Line, LineBuffer, Lines, MAX_LINE};
 use crate::model::time::Moment;
 use crate::world::World;
@@ -119,7 +119,7 @@ impl<'w> Pump<'w> {
             input.finish();
         }
         Ok(Pump {
-            faults: Faults { rejects: open_rejects(args)?, count: 0 },
+            faults: Faults { rejects: open_rejects(args)?, count: FaultCount::default() },
             open: !world.input.is_closed(),
             world,
             input,
@@ -280,7 +280,7 @@ impl<'w> Pump<'w> {
     }
 
     fn verdict(&self, stage: &dyn Stage) -> Exit {
-        let own = if self.faults.count > 0 { Exit::Incomplete } else { Exit::Success };
+        let own = if self.faults.count.total() > 0 { Exit::Incomplete } else { Exit::Success };
         own.or_worse(stage.exit())
     }
 
@@ -317,7 +317,7 @@ impl<'w> Pump<'w> {
         let accounts = Accounts::default()
             .with("in", self.taken)
             .with("out", self.lines.count())
-            .with("faulty", self.faults.count)
+            .with("faulty", self.faults.count.total())
             .and(&stage.accounts());
         self.world.diagnostics.plain(&accounts.json(self.world.program));
     }
@@ -326,7 +326,7 @@ impl<'w> Pump<'w> {
 /// Faulty lines: told, kept if asked, counted.
 struct Faults {
     rejects: Option<File>,
-    count: u64,
+    count: FaultCount,
 }
 
 impl Faults {
@@ -350,11 +350,8 @@ impl Faults {
     }
 
     fn tell(&mut self, diagnostics: &crate::world::Diagnostics, number: u64, fault: &Fault) {
-        self.count += 1;
-        if self.count <= 10 {
-            diagnostics.warn(&format!("line {number}: {fault}"));
-        } else if 10_u64.pow(self.count.ilog10()) == self.count {
-            diagnostics.warn(&format!("line {number}: {fault}; {} faulty lines so far", self.count));
+        if let Some(so_far) = self.count.count("lines") {
+            diagnostics.warn(&format!("line {number}: {fault}{so_far}"));
         }
     }
 

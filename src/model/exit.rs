@@ -67,6 +67,27 @@ impl fmt::Display for Fault {
     }
 }
 
+/// How many faults there were. The first ten are worth telling, and after that every tenfold: a broken source must not fill the disk with diagnostics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultCount(u64);
+
+impl FaultCount {
+    /// Another one. What to say behind it, or `None` if it is not worth telling; `things` are the faulty ones.
+    pub fn count(&mut self, things: &str) -> Option<String> {
+        self.0 += 1;
+        match self.0 {
+            0..=10 => Some(String::new()),
+            count if 10_u64.pow(count.ilog10()) == count => Some(format!("; {count} faulty {things} so far")),
+            _ => None,
+        }
+    }
+
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.0
+    }
+}
+
 /// The program cannot go on: what, why, and the code it ends with. The message never holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {

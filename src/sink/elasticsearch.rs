@@ -24,6 +24,7 @@ use crate::model::time::Timestamp;
 use crate::world::World;
 use crate::world::credentials::{Authorization, SecretSource};
 use crate::world::http::{Method, Request, Response, Transport};
+use crate::world::tls::Tls;
 
 /// Records in a request unless told otherwise.
 const BATCH: usize = 500;
@@ -316,12 +317,12 @@ pub fn run(own: ElasticsearchArgs, sink: &SinkArgs, world: &mut World) -> Result
     }
     if own.install_template {
         let elasticsearch = Elasticsearch::new(own, false)?;
-        let transport = sink.transport(&elasticsearch)?;
+        let tls = Tls::load(&sink.tls).map_err(Failure::usage)?;
         if world.check {
             let name = elasticsearch.template_name()?;
             return world.checked(&[format!("would put the index template {name} on {}", elasticsearch.address)]);
         }
-        let (exit, said) = elasticsearch.install_template(&transport)?;
+        let (exit, said) = elasticsearch.install_template(&sink.transport(&tls, &elasticsearch))?;
         match exit {
             Exit::Success => world.diagnostics.info(&said),
             _ => world.diagnostics.error(&said),

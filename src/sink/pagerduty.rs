@@ -186,6 +186,10 @@ impl PagerDuty {
         let state = lower(event.state.as_deref());
         let pages_when_deleted = self.args.page_deletions.iter().any(|kind_| kind_.eq_ignore_ascii_case(&kind));
         match (kind.as_str(), action.as_str(), state.as_str()) {
+            // The stream is open, only what was missed is not known yet; no `open` would resolve it.
+            ("stream", "error", _) if phrase::text(event, "/during").is_some_and(|during| during == "resync") => {
+                Meaning::Nothing("the stream itself is open")
+            }
             ("stream", "close", "disconnected") | ("stream", "error", _) => Meaning::Alert(Action::Trigger),
             // A watch that was ended on purpose needs no page about its last blip, and an open stream no page at all.
             ("stream", "open", _) | ("stream", "close", _) => Meaning::Alert(Action::Resolve),
@@ -619,6 +623,7 @@ mod tests {
             (r#"{"type":"stream","action":"close","state":"Disconnected"}"#, "trigger tutum-stream"),
             (r#"{"type":"stream","action":"error","state":"Unauthorized"}"#, "trigger tutum-stream"),
             (r#"{"type":"stream","action":"error","state":"Failed"}"#, "trigger tutum-stream"),
+            (r#"{"type":"stream","action":"error","state":"Failed","during":"resync"}"#, "-"),
             (r#"{"type":"stream","action":"open","state":"Connected"}"#, "resolve tutum-stream"),
             (r#"{"type":"stream","action":"gap","state":"Connected"}"#, "-"),
             (r#"{"type":"stream","action":"heartbeat","state":"Connected"}"#, "-"),

@@ -340,6 +340,7 @@ fn a_page_that_fails_is_told_and_deletes_nothing() {
     play.running.until_stderr("now known");
     play.gap();
     let error = expect(&mut play.running, "error/Failed");
+    assert_eq!(value(&error, "during"), "resync");
     assert_eq!(value(&error, "reason"), "resync: what was missed is not known yet: node: HTTP 400");
     expect(&mut play.running, "delete stack/1 Terminated resync");
     let finished = play.end();

@@ -9,7 +9,7 @@ use super::buffer::{Buffer, Next};
 use super::link::{Effect, Link};
 use super::{Aside, ConnectionArgs, Meaning, Overflow, Protocol, Rejection};
 use crate::flow::accounts::Accounts;
-use crate::model::exit::{Exit, Failure, Fault};
+use crate::model::exit::{Exit, Failure, Fault, FaultCount};
 use crate::model::json;
 use crate::model::lifecycle::Change;
 use crate::model::time::{Moment, parse_retry_after};
@@ -83,8 +83,7 @@ struct Counts {
     messages: u64,
     passed: u64,
     events: u64,
-    faulty: u64,
-    empty: u64,
+    faulty: FaultCount,
     errors: u64,
     lifecycle: u64,
     attempts: u64,
@@ -377,7 +376,7 @@ impl Drive<'_> {
                 self.link.said_error(now, &reason, self.world.clock.random());
             }
             Meaning::Faulty(fault) => self.fault(&fault),
-            Meaning::Nothing => self.counts.empty += 1,
+            Meaning::Nothing => {}
         }
     }
 
@@ -435,14 +434,9 @@ impl Drive<'_> {
         }
     }
 
-    /// Tells the first ten faulty messages, and after that every tenfold.
     fn fault(&mut self, fault: &Fault) {
-        self.counts.faulty += 1;
-        let (number, count) = (self.counts.messages, self.counts.faulty);
-        if count <= 10 {
-            self.world.diagnostics.warn(&format!("message {number}: {fault}; not passed on"));
-        } else if 10_u64.pow(count.ilog10()) == count {
-            self.world.diagnostics.warn(&format!("message {number}: {fault}; {count} faulty messages so far"));
+        if let Some(so_far) = self.counts.faulty.count("messages") {
+            self.world.diagnostics.warn(&format!("message {}: {fault}; not passed on{so_far}", self.counts.messages));
         }
     }
 
@@ -635,7 +629,7 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// in = passed + faulty + empty + errors (+ repeated); out + dropped = records of what was passed + lifecycle (+ resynced).
+    /// in = passed + faulty + errors (+ repeated, empty); out + dropped = records of what was passed + lifecycle (+ resynced).
     /// What stands in parentheses the protocol counts.
     fn report(&self) {
         let counts = &self.counts;
@@ -643,8 +637,7 @@ impl Drive<'_> {
             .with("in", counts.messages)
             .with("out", self.buffer.count())
             .with("passed", counts.passed)
-            .with("faulty", counts.faulty)
-            .with("empty", counts.empty)
+            .with("faulty", counts.faulty.total())
             .with("errors", counts.errors)
             .with("events", counts.events)
             .with("dropped", self.buffer.dropped())

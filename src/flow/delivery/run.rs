@@ -65,17 +65,13 @@ impl<O> AsMut<TlsArgs> for SinkCommand<O> {
 
 impl SinkArgs {
     /// The real transport to this destination.
-    ///
-    /// # Errors
-    /// A certificate, a key or a proxy is not as it should be.
-    pub fn transport(&self, destination: &impl Destination) -> Result<Http, Failure> {
-        let tls = Tls::load(&self.tls).map_err(Failure::usage)?;
+    pub fn transport(&self, tls: &Tls, destination: &impl Destination) -> Http {
         let limits = HttpLimits {
             timeout: self.delivery.timeout,
             body: MAX_ANSWER,
             connections: destination.pacing().concurrency,
         };
-        Ok(Http::new(&tls, Proxies::from_environment(), limits))
+        Http::new(tls, Proxies::from_environment(), limits)
     }
 }
 
@@ -109,6 +105,9 @@ pub fn run<D: Destination>(
     if world.check {
         pump::open_rejects(&args.pump)?;
         args.delivery.open_dead_letters()?;
+        if let Some(dir) = args.delivery.spool.as_ref().filter(|dir| dir.exists() && !dir.is_dir()) {
+            return Err(Failure::usage(format!("--spool: {}: not a directory", dir.display())));
+        }
         let verb = if rehearsal { "would print the requests for" } else { "would send each event to" };
         let way = proxy.map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
         return world.checked(&[format!("{verb} {}{way}", destination.address())]);
@@ -119,7 +118,7 @@ pub fn run<D: Destination>(
     if tls.is_insecure() {
         world.diagnostics.warn("--insecure: the server's certificate is not verified");
     }
-    let transport = args.transport(&destination)?;
+    let transport = args.transport(&tls, &destination);
     if args.delivery.send_test {
         return send_test(&destination, &transport, world);
     }

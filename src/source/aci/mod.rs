@@ -101,6 +101,8 @@ enum Step {
 #[derive(Default)]
 struct Counts {
     repeated: u64,
+    /// Messages without anything in them.
+    empty: u64,
     objects: u64,
     resynced: u64,
     resubscribed: u64,
@@ -426,6 +428,7 @@ impl Protocol for Aci {
 
     fn message<'t>(&mut self, text: &'t str, now: Timestamp) -> Meaning<'t> {
         if text.trim().is_empty() {
+            self.counts.empty += 1;
             return Meaning::Nothing;
         }
         let envelope = match Envelope::read(text) {
@@ -557,6 +560,7 @@ impl Protocol for Aci {
 
     fn accounts(&self) -> Accounts {
         Accounts::default()
+            .with("empty", self.counts.empty)
             .with("objects", self.counts.objects)
             .with("repeated", self.counts.repeated)
             .with("resynced", self.counts.resynced)

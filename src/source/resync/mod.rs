@@ -400,6 +400,10 @@ impl Resync {
                 let members = r#""resync":true,"note":"what changed is told next, with origin resync; states in between cannot be recovered""#;
                 Heeded { members: members.to_owned(), then: None }
             }
+            // The stream is open all the while: who is paged when it is not must be able to tell the two apart.
+            Change::Failed { reason } if self.told.as_ref() == Some(reason) => {
+                Heeded { members: r#""during":"resync""#.to_owned(), then: None }
+            }
             Change::Close { .. } | Change::Stopped { .. } | Change::Unauthorized { .. } => {
                 self.connected = false;
                 Heeded::default()
