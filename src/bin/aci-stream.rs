@@ -50,7 +50,7 @@ state its operSt, lc or severity, and attributes what the APIC sent: of a modifi
 The connection counts as open when everything is subscribed to, not before; an unknown class or a filter with an error in it is exit 2 with the APIC's own words. What happens to the connection is told in the same \
 stream, as records of the type \"stream\": open, close, error, and after an interruption gap, since an APIC sends nothing twice and nothing late. tutum-filter and the sinks understand them.
 
-Every subscription lives for a minute unless it is refreshed; each is, every third of that, and the session as well. An APIC says nothing when a subscription has run out, so a refresh that fails is followed by \
+Every subscription lives for a minute unless it is refreshed, so each is every 20 seconds, and the session at half of its timeout. An APIC says nothing when a subscription has run out, so a refresh that fails is followed by \
 another and then by a new subscription; if events may be missing meanwhile a gap says so. A session that is refused, or that can not be refreshed, is torn down and built up anew. A session lasts for a day at most: shortly before its \
 end another one with its own socket and subscriptions is begun beside it, which then takes over without a gap, and no event comes twice. At the end it logs out.
 
