@@ -75,7 +75,8 @@ pub fn shell(script: &str) -> Command {
     command
 }
 
-fn clean(command: &mut Command) {
+/// Gives a command the environment of the suite's programs: nothing of ours or the user's but the PATH.
+pub fn clean(command: &mut Command) {
     let directory = binary("tutum-filter").parent().expect("a program is in a directory").to_owned();
     let path = std::env::var("PATH").unwrap_or_default();
     command
@@ -284,8 +285,24 @@ pub fn tool(name: &str) -> bool {
 /// Sends a signal, by its name without SIG, to a process that may be gone already.
 #[track_caller]
 pub fn send_signal(process: u32, name: &str) {
-    use rustix::process::{Pid, Signal, kill_process};
-    let signal = match name {
+    let _ = rustix::process::kill_process(process_id(process), signal(name));
+}
+
+/// Sends a signal to every process of a group, which may be gone already.
+#[track_caller]
+pub fn signal_group(leader: u32, name: &str) {
+    let _ = rustix::process::kill_process_group(process_id(leader), signal(name));
+}
+
+#[track_caller]
+fn process_id(process: u32) -> rustix::process::Pid {
+    i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw).expect("it is a process id")
+}
+
+#[track_caller]
+fn signal(name: &str) -> rustix::process::Signal {
+    use rustix::process::Signal;
+    match name {
         "TERM" => Signal::TERM,
         "INT" => Signal::INT,
         "HUP" => Signal::HUP,
@@ -294,9 +311,7 @@ pub fn send_signal(process: u32, name: &str) {
         "STOP" => Signal::STOP,
         "CONT" => Signal::CONT,
         other => panic!("no test has sent {other} before"),
-    };
-    let process = i32::try_from(process).ok().and_then(Pid::from_raw).expect("it is a process id");
-    let _ = kill_process(process, signal);
+    }
 }
 
 /// The processes a process has started and that still run: id and name.
