@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::support::http::{Answer, FakeHttp};
-use super::support::{Running, Scratch, children, clean, send_signal, shell, signal_group, tool, until};
+use super::support::{Running, Scratch, clean, descendant, send_signal, shell, signal_group, tool, until};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 /// Different objects among the events.
@@ -88,11 +88,6 @@ fn until_received(received: &Mutex<Vec<usize>>, count: usize, running: &[Running
         );
         std::thread::sleep(Duration::from_millis(2));
     }
-}
-
-/// The process of this name somewhere below another.
-fn descendant(parent: u32, name: &str) -> Option<u32> {
-    children(parent).into_iter().find_map(|(id, own)| if own == name { Some(id) } else { descendant(id, name) })
 }
 
 /// librdkafka's own cluster for tests, which Debian's kcat has built in.

@@ -7,6 +7,7 @@ mod network;
 mod oracle;
 mod pipeline;
 mod readme;
+mod recipes;
 mod secrets;
 mod support;
 

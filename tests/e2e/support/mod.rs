@@ -328,3 +328,8 @@ pub fn children(parent: u32) -> Vec<(u32, String)> {
     }
     found
 }
+
+/// The process of this name somewhere below another.
+pub fn descendant(parent: u32, name: &str) -> Option<u32> {
+    children(parent).into_iter().find_map(|(id, own)| if own == name { Some(id) } else { descendant(id, name) })
+}
