@@ -77,3 +77,36 @@ fn events_are_followed_over_restarts_without_a_gap_or_a_repetition() {
         assert!(since.iter().all(|at| at.len() == 30 && at.ends_with('Z')), "RFC 3339 with nanoseconds: {asked}");
     }
 }
+
+/// The loop that README has for Kubernetes: what each round lists again is no news.
+#[test]
+fn the_loop_around_kubectl_tells_nothing_twice() {
+    if !tool("jq") {
+        return;
+    }
+    let readme = include_str!("../../README.md");
+    let watch = "while :; do kubectl get pods -A -w -o json --output-watch-events; sleep 1; done";
+    assert!(readme.contains(&format!("`{watch}`")));
+    let scratch = Scratch::new();
+    let root = env!("CARGO_MANIFEST_DIR");
+    let sample = format!("{root}/tests/data/adapters/kubernetes-nodes.ndjson");
+    let rounds = scratch.path("rounds");
+    std::fs::create_dir(scratch.path("bin")).expect("it can be made");
+    // A node that stays, and in the third round one that is new.
+    let stand_in = format!(
+        "#!/bin/bash\necho >>'{0}'\nhead -n 1 '{sample}'\n[ $(wc -l <'{0}') -lt 3 ] || head -n 1 '{sample}' | sed 's/\"uid\":\"/&9/; s/\"name\":\"/&new-/'\n",
+        rounds.display()
+    );
+    let program = scratch.write("bin/kubectl", stand_in);
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
+    let script = format!(
+        "PATH='{}':$PATH; ({watch}) | jq --unbuffered -c -f '{root}/scripts/adapters/kubernetes.jq' | head -n 2",
+        scratch.path("bin").display()
+    );
+    // The loop has no end of its own.
+    let running = Running::start_group(shell(&script));
+    until("both are told", || running.stdout().lines().count() == 2);
+    let told = running.stdout();
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(lines[0] != lines[1] && lines[1].contains("new-") && !lines[0].contains("new-"), "{told}");
+}

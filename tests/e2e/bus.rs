@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -49,8 +48,8 @@ fn pager() -> (FakeHttp, Arc<Mutex<Vec<usize>>>) {
 /// A script of the bus as the leader of a process group, so that a test can kill all of it at once.
 fn start(command: &str) -> Running {
     let mut command = shell(&format!("exec {command}"));
-    command.env("PAGERDUTY_KEY", KEY).process_group(0);
-    Running::start(command)
+    command.env("PAGERDUTY_KEY", KEY);
+    Running::start_group(command)
 }
 
 /// How many events were sent, came, never came, and came again; and that those of an object came in order the first time.
@@ -306,4 +305,30 @@ fn rabbitmq_forgets_an_event_only_when_it_is_delivered() {
     let repeated = account("rabbitmq-consume, 3 times kill -9 of all, once of a sink, TERM", sent, &received);
     assert!(repeated <= 5, "one event at a time is in doubt, and {repeated} came again");
     assert_eq!(scratch.read("refused"), "no event\n", "what is no event is kept and not tried for ever");
+}
+
+#[test]
+fn every_script_is_in_the_readme_and_says_how_it_is_used() {
+    let readme = include_str!("../../scripts/bus/README.md");
+    for name in ["kafka-publish", "kafka-group", "kafka-partition", "rabbitmq-publish", "rabbitmq-consume"] {
+        assert!(readme.contains(&format!("| `{name} ")), "{name}");
+        let asked = start(&format!("'{}'", script(name))).finish().expect_code(2);
+        assert!(asked.stderr.contains("usage: ") && asked.stdout.is_empty(), "{name}: {}", asked.stderr);
+    }
+}
+
+#[test]
+fn a_pipeline_ends_with_the_status_a_supervisor_must_know_of() {
+    for (pipeline, code) in [
+        ("true | true", 0),
+        ("(exit 1) | true", 1),
+        ("(exit 3) | (exit 4)", 3),
+        ("(exit 137) | (exit 2) | (exit 1)", 2),
+        ("(exit 1) | (exit 137) | true", 137),
+        ("echo 'an unfinished", 2),
+    ] {
+        let mut command = Command::new(script("run-pipeline"));
+        command.arg(pipeline);
+        assert_eq!(Running::start(command).finish().code, code, "{pipeline}");
+    }
 }

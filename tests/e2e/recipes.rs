@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use super::support::http::{Answer, FakeHttp};
@@ -53,9 +52,8 @@ fn recipe(line: &str, scratch: &Scratch, source: &str, server: &FakeHttp, enviro
     command
         .env("SLACK_URL", server.url("/slack"))
         .env("PAGERDUTY_KEY", "0123456789abcdef0123456789abcdef")
-        .envs(environment.iter().copied())
-        .process_group(0);
-    Running::start(command)
+        .envs(environment.iter().copied());
+    Running::start_group(command)
 }
 
 /// What was sent to a path.

@@ -9,7 +9,7 @@ pub mod websocket_client;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -124,6 +124,7 @@ pub struct Running {
     stderr: Arc<Mutex<String>>,
     readers: Vec<thread::JoinHandle<()>>,
     shown: String,
+    leads: bool,
 }
 
 impl Running {
@@ -132,6 +133,15 @@ impl Running {
     pub fn start(mut command: Command) -> Running {
         command.stdin(Stdio::piped());
         Running::start_as_it_is(command)
+    }
+
+    /// As [`Running::start`], as the leader of a process group: the end of the test ends all of it.
+    #[track_caller]
+    pub fn start_group(mut command: Command) -> Running {
+        command.process_group(0);
+        let mut running = Running::start(command);
+        running.leads = true;
+        running
     }
 
     /// As [`Running::start`], with the standard input the command has already.
@@ -161,7 +171,7 @@ impl Running {
             }
         }));
         let stdin = child.stdin.take();
-        Running { child, stdin, lines, stdout, stderr, readers, shown }
+        Running { child, stdin, lines, stdout, stderr, readers, shown, leads: false }
     }
 
     /// Writes to its standard input, from a thread so that nothing deadlocks, and ends the input.
@@ -265,6 +275,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.leads {
+            signal_group(self.child.id(), "KILL");
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
