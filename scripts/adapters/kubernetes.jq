@@ -4,9 +4,9 @@
 #     jq --unbuffered -c -f kubernetes.jq | tutum-filter --state Stopped
 #
 # The loop, because the server closes every watch sooner or later; what is then listed again is known, and told only if
-# it changed. Without --output-watch-events (pretty-printed objects) no deletion is told. For jq 1.6 and later; needs no
-# other file. A line that is no Kubernetes object is told on standard error and skipped. Only a first line that is not
-# JSON ends the run: jq reads that one before this program has a say.
+# it changed. What was deleted while no watch ran is not told. Without --output-watch-events (pretty-printed objects) no
+# deletion is told. For jq 1.6 and later; needs no other file. A line that is no Kubernetes object is told on standard
+# error and skipped. Only a first line that is not JSON ends the run: jq reads that one before this program has a say.
 
 def text: if type == "string" and . != "" then . else null end;
 def uri($type): "/api/v1/\($type)/\(@uri)/";

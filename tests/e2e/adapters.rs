@@ -1,6 +1,6 @@
 //! The adapters, over recorded output of real engines.
 
-use super::support::{Running, run, tool};
+use super::support::{Running, Scratch, run, shell, tool, until};
 
 #[test]
 fn every_sample_gives_what_is_expected() {
@@ -64,4 +64,83 @@ fn messages_about_what_engines_print_name_the_object_in_plain_words() {
     ] {
         assert!(texts.iter().any(|text| text == expected), "nobody said {expected}");
     }
+}
+/// An engine that ends after a few events, and repeats from its beginning whatever it is asked for.
+#[test]
+fn events_are_followed_over_restarts_without_a_gap_or_a_repetition() {
+    for (engine, sample) in [
+        ("docker", "docker-events"),
+        ("podman", "podman-events"),
+        ("podman", "podman-5-documented"),
+        ("podman", "podman-offset-documented"),
+    ] {
+        let scratch = Scratch::new();
+        let recorded = format!("{}/tests/data/adapters/{sample}.ndjson", env!("CARGO_MANIFEST_DIR"));
+        let lines = std::fs::read_to_string(&recorded).expect("it is there").lines().count();
+        let (asked, runs) = (scratch.path("asked"), scratch.path("runs"));
+        let stand_in = format!(
+            "#!/bin/bash\necho \"$*\" >>'{}'; echo >>'{}'\nhead -n $(($(wc -l <'{}') * {lines} / 4)) '{recorded}'\n[ $(wc -l <'{}') -lt 5 ] || exec sleep 600\n",
+            asked.display(),
+            runs.display(),
+            runs.display(),
+            runs.display()
+        );
+        std::fs::create_dir(scratch.path("bin")).expect("it can be made");
+        let program = scratch.write(&format!("bin/{engine}"), stand_in);
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
+        let script = format!(
+            "PATH='{}':$PATH; exec '{}/scripts/adapters/follow' {engine} '{}' --filter type=container",
+            scratch.path("bin").display(),
+            env!("CARGO_MANIFEST_DIR"),
+            scratch.path("events").display()
+        );
+        let mut printed = String::new();
+        // Killed between two events, and started again.
+        let first = Running::start(shell(&script));
+        until("the engine ended once", || first.stderr().contains("again in"));
+        first.signal("KILL");
+        printed += &first.finish().stdout;
+        let second = Running::start(shell(&script));
+        until("everything is printed", || (printed.clone() + &second.stdout()).lines().count() >= lines);
+        second.signal("TERM");
+        printed += &second.finish().expect_code(0).stdout;
+        assert_eq!(printed, std::fs::read_to_string(&recorded).expect("it is there"), "{sample}");
+        let asked = scratch.read("asked");
+        let since: Vec<&str> = asked.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+        assert!(since.len() > 2 && asked.lines().all(|line| line.contains(" --filter type=container")), "{asked}");
+        assert!(since.iter().all(|at| at.len() == 30 && at.ends_with('Z')), "RFC 3339 with nanoseconds: {asked}");
+    }
+}
+
+/// The loop that README has for Kubernetes: what each round lists again is no news.
+#[test]
+fn the_loop_around_kubectl_tells_nothing_twice() {
+    if !tool("jq") {
+        return;
+    }
+    let readme = include_str!("../../README.md");
+    let watch = "while :; do kubectl get pods -A -w -o json --output-watch-events; sleep 1; done";
+    assert!(readme.contains(&format!("`{watch}`")));
+    let scratch = Scratch::new();
+    let root = env!("CARGO_MANIFEST_DIR");
+    let sample = format!("{root}/tests/data/adapters/kubernetes-nodes.ndjson");
+    let rounds = scratch.path("rounds");
+    std::fs::create_dir(scratch.path("bin")).expect("it can be made");
+    // A node that stays, and in the third round one that is new.
+    let stand_in = format!(
+        "#!/bin/bash\necho >>'{0}'\nhead -n 1 '{sample}'\n[ $(wc -l <'{0}') -lt 3 ] || head -n 1 '{sample}' | sed 's/\"uid\":\"/&9/; s/\"name\":\"/&new-/'\n",
+        rounds.display()
+    );
+    let program = scratch.write("bin/kubectl", stand_in);
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
+    let script = format!(
+        "PATH='{}':$PATH; ({watch}) | jq --unbuffered -c -f '{root}/scripts/adapters/kubernetes.jq' | head -n 2",
+        scratch.path("bin").display()
+    );
+    // The loop has no end of its own.
+    let running = Running::start_group(shell(&script));
+    until("both are told", || running.stdout().lines().count() == 2);
+    let told = running.stdout();
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(lines[0] != lines[1] && lines[1].contains("new-") && !lines[0].contains("new-"), "{told}");
 }

@@ -1,11 +1,13 @@
 //! The programs as a user meets them: real processes, real pipes, fakes that misbehave on purpose. A module per program.
 
 mod adapters;
+mod bus;
 mod netns;
 mod network;
 mod oracle;
 mod pipeline;
 mod readme;
+mod recipes;
 mod secrets;
 mod support;
 

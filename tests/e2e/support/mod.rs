@@ -11,7 +11,7 @@ pub mod websocket_client;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -77,7 +77,8 @@ pub fn shell(script: &str) -> Command {
     command
 }
 
-fn clean(command: &mut Command) {
+/// Gives a command the environment of the suite's programs: nothing of ours or the user's but the PATH.
+pub fn clean(command: &mut Command) {
     let directory = binary("tutum-filter").parent().expect("a program is in a directory").to_owned();
     let path = std::env::var("PATH").unwrap_or_default();
     command
@@ -125,6 +126,7 @@ pub struct Running {
     stderr: Arc<Mutex<String>>,
     readers: Vec<thread::JoinHandle<()>>,
     shown: String,
+    leads: bool,
 }
 
 impl Running {
@@ -133,6 +135,15 @@ impl Running {
     pub fn start(mut command: Command) -> Running {
         command.stdin(Stdio::piped());
         Running::start_as_it_is(command)
+    }
+
+    /// As [`Running::start`], as the leader of a process group: the end of the test ends all of it.
+    #[track_caller]
+    pub fn start_group(mut command: Command) -> Running {
+        command.process_group(0);
+        let mut running = Running::start(command);
+        running.leads = true;
+        running
     }
 
     /// As [`Running::start`], with the standard input the command has already.
@@ -162,7 +173,7 @@ impl Running {
             }
         }));
         let stdin = child.stdin.take();
-        Running { child, stdin, lines, stdout, stderr, readers, shown }
+        Running { child, stdin, lines, stdout, stderr, readers, shown, leads: false }
     }
 
     /// Writes to its standard input, from a thread so that nothing deadlocks, and ends the input.
@@ -266,6 +277,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.leads {
+            signal_group(self.child.id(), "KILL");
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -286,8 +300,24 @@ pub fn tool(name: &str) -> bool {
 /// Sends a signal, by its name without SIG, to a process that may be gone already.
 #[track_caller]
 pub fn send_signal(process: u32, name: &str) {
-    use rustix::process::{Pid, Signal, kill_process};
-    let signal = match name {
+    let _ = rustix::process::kill_process(process_id(process), signal(name));
+}
+
+/// Sends a signal to every process of a group, which may be gone already.
+#[track_caller]
+pub fn signal_group(leader: u32, name: &str) {
+    let _ = rustix::process::kill_process_group(process_id(leader), signal(name));
+}
+
+#[track_caller]
+fn process_id(process: u32) -> rustix::process::Pid {
+    i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw).expect("it is a process id")
+}
+
+#[track_caller]
+fn signal(name: &str) -> rustix::process::Signal {
+    use rustix::process::Signal;
+    match name {
         "TERM" => Signal::TERM,
         "INT" => Signal::INT,
         "HUP" => Signal::HUP,
@@ -296,9 +326,7 @@ pub fn send_signal(process: u32, name: &str) {
         "STOP" => Signal::STOP,
         "CONT" => Signal::CONT,
         other => panic!("no test has sent {other} before"),
-    };
-    let process = i32::try_from(process).ok().and_then(Pid::from_raw).expect("it is a process id");
-    let _ = kill_process(process, signal);
+    }
 }
 
 /// The processes a process has started and that still run: id and name.
@@ -314,4 +342,9 @@ pub fn children(parent: u32) -> Vec<(u32, String)> {
         }
     }
     found
+}
+
+/// The process of this name somewhere below another.
+pub fn descendant(parent: u32, name: &str) -> Option<u32> {
+    children(parent).into_iter().find_map(|(id, own)| if own == name { Some(id) } else { descendant(id, name) })
 }
