@@ -8,6 +8,7 @@ mod pipeline;
 mod readme;
 mod secrets;
 mod support;
+mod systemd;
 
 mod resync;
 mod to_elasticsearch;
