@@ -4,6 +4,7 @@ mod adapters;
 mod netns;
 mod network;
 mod oracle;
+mod package;
 mod pipeline;
 mod readme;
 mod secrets;
