@@ -12,6 +12,7 @@ use crate::cli::table::{Flag, Set, store};
 use crate::model::address::percent_encode;
 use crate::model::json::{self, Pointer};
 use crate::model::secret::Secret;
+use crate::world::tls::RsaKey;
 
 /// Where one secret is looked for. It is read again each time, so that a rotated secret is found.
 #[derive(Clone, Debug)]
@@ -198,6 +199,25 @@ impl Authorization {
 /// The value of a header that proves a user by a password (RFC 7617).
 pub fn basic(name: &str, password: &str) -> Secret {
     Secret::new(&format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:{password}"))))
+}
+
+/// Signs requests with a private key.
+#[derive(Clone, Debug)]
+pub struct RequestSigner(RsaKey);
+
+impl RequestSigner {
+    /// Reads the key, in PEM.
+    ///
+    /// # Errors
+    /// Names the flag, the file and the cause.
+    pub fn load(flag: &str, path: &Path) -> Result<RequestSigner, String> {
+        RsaKey::load(flag, path).map(RequestSigner)
+    }
+
+    /// The signature of `text`, in base64.
+    pub fn sign(&self, text: &[u8]) -> String {
+        BASE64_STANDARD.encode(self.0.sign(text))
+    }
 }
 
 /// Looks for Tutum's credentials: flags, `TUTUM_AUTH`, user and API key under both names, user and password, `~/.tutum`.

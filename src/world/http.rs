@@ -44,6 +44,8 @@ pub struct Request {
     pub headers: Vec<(&'static str, String)>,
     /// `Authorization`, if it needs one.
     pub authorization: Option<Secret>,
+    /// `Cookie`, if it needs one. None is ever kept from an answer.
+    pub cookie: Option<Secret>,
     /// The body, for a POST or PUT.
     pub body: Vec<u8>,
     /// The body is compressed on its way.
@@ -58,6 +60,7 @@ impl Request {
             address,
             headers: Vec::new(),
             authorization: None,
+            cookie: None,
             body: Vec::new(),
             gzip: false,
         }
@@ -66,7 +69,7 @@ impl Request {
     /// A POST of JSON.
     pub fn post_json(address: Address, body: Vec<u8>) -> Request {
         let headers = vec![("content-type", "application/json".to_owned())];
-        Request { method: Method::Post, address, headers, authorization: None, body, gzip: false }
+        Request { method: Method::Post, headers, body, ..Request::get(address) }
     }
 }
 
@@ -179,6 +182,9 @@ impl Transport for Http {
         }
         if let Some(authorization) = &request.authorization {
             builder = builder.header("authorization", authorization.expose());
+        }
+        if let Some(cookie) = &request.cookie {
+            builder = builder.header("cookie", cookie.expose());
         }
         // The builder's own message would quote the URL or the header.
         let wrong = |_| TransportError::Unreachable("the URL or a header cannot be sent".to_owned());

@@ -11,9 +11,10 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::SigningKey;
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, ServerConfig,
-    ServerConnection, SignatureScheme, Stream, StreamOwned,
+    ServerConnection, SignatureAlgorithm, SignatureScheme, Stream, StreamOwned,
 };
 
 use crate::cli::table::{Flag, Set, store};
@@ -245,6 +246,32 @@ pub fn certificate_error(error: &(dyn std::error::Error + 'static)) -> Option<St
         .and_then(certificate_error)
 }
 
+/// An RSA key that signs texts. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RsaKey(Arc<dyn SigningKey>);
+
+impl RsaKey {
+    /// Reads a private key in PEM.
+    ///
+    /// # Errors
+    /// Names the flag, the file and the cause.
+    pub fn load(flag: &str, path: &Path) -> Result<RsaKey, String> {
+        let key = provider().key_provider.load_private_key(private_key(flag, path)?);
+        let key = key.map_err(|_| format!("{flag}: {}: a key of a kind that is not known", path.display()))?;
+        if key.algorithm() == SignatureAlgorithm::RSA {
+            Ok(RsaKey(key))
+        } else {
+            Err(format!("{flag}: {}: not an RSA key", path.display()))
+        }
+    }
+
+    /// The signature of `text`: PKCS #1 v1.5 with SHA-256.
+    pub fn sign(&self, text: &[u8]) -> Vec<u8> {
+        let signer = self.0.choose_scheme(&[SignatureScheme::RSA_PKCS1_SHA256]).expect("every RSA key can do that");
+        signer.sign(text).expect("a key that was loaded signs")
+    }
+}
+
 /// What a server shows its clients. Cheap to clone.
 #[derive(Clone)]
 pub struct ServerTls(Arc<ServerConfig>);
@@ -328,11 +355,13 @@ fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>,
 impl Identity {
     fn read(cert_flag: &str, cert: &Path, key_flag: &str, key: &Path) -> Result<Identity, String> {
         let chain = certificates(cert_flag, cert)?;
-        let key_pem = fs::read(key).map_err(|error| format!("{key_flag}: {}: {error}", key.display()))?;
-        let parsed = PrivateKeyDer::from_pem_slice(&key_pem);
-        let key = parsed.map_err(|_| format!("{key_flag}: {}: no private key in it", key.display()))?;
-        Ok(Identity { chain, key })
+        Ok(Identity { chain, key: private_key(key_flag, key)? })
     }
+}
+
+fn private_key(flag: &str, path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let pem = fs::read(path).map_err(|error| format!("{flag}: {}: {error}", path.display()))?;
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| format!("{flag}: {}: no private key in it", path.display()))
 }
 
 /// The usual verification, and beyond it a server that shows the very certificate the user gave with `--cacert`, although it is a CA's: what

@@ -68,7 +68,10 @@ pub fn keep_connected(world: &mut World, protocol: &mut dyn Protocol, args: &Con
     if drive.buffer.is_empty() {
         let now = drive.world.clock.now();
         drive.protocol.written(true, now);
+        // The next stage need not wait for the last words.
+        drive.world.output.close();
     }
+    drive.protocol.leave();
     if drive.world.stats {
         drive.report();
     }
@@ -81,6 +84,7 @@ struct Counts {
     passed: u64,
     events: u64,
     faulty: u64,
+    empty: u64,
     errors: u64,
     lifecycle: u64,
     attempts: u64,
@@ -217,6 +221,7 @@ impl Drive<'_> {
             Ok(client) => {
                 self.client = Some(client);
                 self.received = 0;
+                self.protocol.dialed();
                 self.link.dialed(now);
             }
             Err(Rejection::Refused { reason }) => self.refuse(&reason, now),
@@ -301,6 +306,9 @@ impl Drive<'_> {
             match received {
                 Received::Nothing => {
                     self.link.caught_up();
+                    if self.succeed(false, now) {
+                        continue;
+                    }
                     return false;
                 }
                 Received::Control => {}
@@ -310,6 +318,7 @@ impl Drive<'_> {
                     self.fault(&Fault::new(reason));
                 }
                 Received::End(end) if end.complete && self.finite => self.link.stop("the server has sent everything"),
+                Received::End(_) if self.succeed(true, now) => {}
                 Received::End(end) => {
                     let reason = self.redact(&end.reason);
                     self.link.ended(now, &reason, end.code, self.world.clock.random());
@@ -320,6 +329,16 @@ impl Drive<'_> {
                 return true;
             }
         }
+        true
+    }
+
+    /// Lets a connection that was made ready take the place of the one that has been read dry. Says whether there was one.
+    fn succeed(&mut self, ended: bool, now: Moment) -> bool {
+        let Some(successor) = self.protocol.successor(ended, now) else { return false };
+        self.say_goodbye();
+        self.client = Some(successor);
+        self.received = 0;
+        self.link.succeeded(now);
         true
     }
 
@@ -358,6 +377,7 @@ impl Drive<'_> {
                 self.link.said_error(now, &reason, self.world.clock.random());
             }
             Meaning::Faulty(fault) => self.fault(&fault),
+            Meaning::Nothing => self.counts.empty += 1,
         }
     }
 
@@ -370,13 +390,23 @@ impl Drive<'_> {
             match self.protocol.aside(now) {
                 None => return,
                 Some(Aside::Tell(change)) => self.tell(&change, now),
+                Some(Aside::Proven) => self.link.proven(now),
+                Some(Aside::Lost(reason)) => {
+                    let reason = self.redact(&reason);
+                    self.link.ended(now, &reason, None, self.world.clock.random());
+                }
+                Some(Aside::Refused(reason)) => self.refuse(&reason, now),
+                Some(Aside::End(failure)) => {
+                    let message = self.redact(&failure.message);
+                    self.link.fail(now, Failure { message, ..failure });
+                }
                 Some(Aside::Event(text)) => {
                     self.buffer.push(text.as_bytes(), true);
                     self.counts.events += 1;
                     self.link.aside();
-                    self.carry_out(now);
                 }
             }
+            self.carry_out(now);
         }
     }
 
@@ -430,6 +460,7 @@ impl Drive<'_> {
                     self.attempt = None;
                     self.say_goodbye();
                     self.client = None;
+                    self.protocol.hung_up();
                 }
                 Effect::Tell(change) => self.tell(&change, now),
                 Effect::Warn(text) => self.world.diagnostics.warn(&format!("{}: {text}", self.source)),
@@ -439,6 +470,7 @@ impl Drive<'_> {
                     self.world.service_manager.stopping();
                     self.attempt = None;
                     self.say_goodbye();
+                    self.protocol.hung_up();
                     let named = |failure: Failure| Failure {
                         message: format!("{}: {}", self.source, failure.message),
                         ..failure
@@ -460,6 +492,8 @@ impl Drive<'_> {
         self.counts.attempts += 1;
         self.used = self.protocol.fingerprint();
         let (dial, wake) = (self.protocol.dial(), self.world.wake.clone());
+        // Each attempt may be at another server.
+        self.source = self.protocol.source();
         let (sender, receiver) = channel();
         let started = thread::Builder::new().name("dial".to_owned()).spawn(move || {
             // Nobody listens any more if the attempt was given up meanwhile; the connection is then let go of here.
@@ -601,7 +635,7 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// in = passed + faulty + errors (+ repeated); out + dropped = records of what was passed + lifecycle (+ resynced).
+    /// in = passed + faulty + empty + errors (+ repeated); out + dropped = records of what was passed + lifecycle (+ resynced).
     /// What stands in parentheses the protocol counts.
     fn report(&self) {
         let counts = &self.counts;
@@ -610,6 +644,7 @@ impl Drive<'_> {
             .with("out", self.buffer.count())
             .with("passed", counts.passed)
             .with("faulty", counts.faulty)
+            .with("empty", counts.empty)
             .with("errors", counts.errors)
             .with("events", counts.events)
             .with("dropped", self.buffer.dropped())

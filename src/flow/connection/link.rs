@@ -196,7 +196,7 @@ impl Link {
         self.let_go(now);
         self.attempts += 1;
         self.effects.push_back(Effect::Detail(format!("connecting, attempt {}", self.attempts)));
-        self.phase = Phase::Dialing { until: now.at + dial_limit(self.args.timeout) };
+        self.phase = Phase::Dialing { until: now.at + dial_limit(&self.args) };
         self.effects.push_back(Effect::Dial);
     }
 
@@ -251,6 +251,24 @@ impl Link {
     pub fn failed(&mut self, now: Moment, reason: &str, retry_after: Option<Duration>, random: f64) {
         self.tell_failure(reason);
         self.retry(now, reason, retry_after, random);
+    }
+
+    /// Another connection takes the place of the one in use; nothing was missed in between.
+    pub fn succeeded(&mut self, now: Moment) {
+        if let Phase::Linked(linked) = &mut self.phase {
+            linked.since = now.at;
+            linked.heard = now;
+            linked.pinged = None;
+            self.effects.push_back(Effect::Detail("another connection took over".to_owned()));
+        }
+    }
+
+    /// There is no use in going on.
+    pub fn fail(&mut self, now: Moment, failure: Failure) {
+        let reason = failure.message.clone();
+        self.effects.push_back(Effect::Tell(Change::Failed { reason: reason.clone() }));
+        self.close_proven(now, &reason, None);
+        self.over(Err(failure));
     }
 
     /// Bytes came.

@@ -68,6 +68,8 @@ pub struct ConnectionArgs {
     pub finite: bool,
     /// The stream cannot be taken up again where it broke off, so it is connected to once.
     pub once: bool,
+    /// So many round trips come before a connection is of use: each may take what a handshake may.
+    pub round_trips: u32,
 }
 
 impl Default for ConnectionArgs {
@@ -88,6 +90,7 @@ impl Default for ConnectionArgs {
             hold_on_auth: None,
             finite: false,
             once: false,
+            round_trips: 1,
         }
     }
 }
@@ -208,8 +211,8 @@ pub const fn output_flags<A: AsMut<ConnectionArgs>>() -> [Flag<A>; 7] {
 pub type Dial = Box<dyn FnOnce() -> Result<Client, Rejection> + Send>;
 
 /// The longest an attempt may take as a whole before it is given up from outside; looking up a name has no limit of its own.
-pub fn dial_limit(timeout: Duration) -> Duration {
-    CONNECT_TIMEOUT + timeout + Duration::from_secs(1)
+fn dial_limit(args: &ConnectionArgs) -> Duration {
+    (CONNECT_TIMEOUT + args.timeout + Duration::from_secs(1)) * args.round_trips
 }
 
 /// An attempt that brought no connection.
@@ -261,6 +264,8 @@ pub enum Meaning<'t> {
     Failed(String),
     /// It could not be understood.
     Faulty(Fault),
+    /// Nothing, and no proof of anything.
+    Nothing,
 }
 
 /// What a protocol adds to what happened to the connection.
@@ -279,6 +284,14 @@ pub enum Aside {
     Event(String),
     /// Something to be told of the connection.
     Tell(Change),
+    /// The stream works, though no message said so yet.
+    Proven,
+    /// The connection is of no use any more, for this reason.
+    Lost(String),
+    /// The credentials are refused.
+    Refused(String),
+    /// There is no use in going on.
+    End(Failure),
 }
 
 /// What is particular to one service.
@@ -319,6 +332,20 @@ pub trait Protocol {
     fn aside(&mut self, _now: Moment) -> Option<Aside> {
         None
     }
+
+    /// The attempt brought a connection, and it is in use from now on.
+    fn dialed(&mut self) {}
+
+    /// The connection was let go of, or the attempt at one.
+    fn hung_up(&mut self) {}
+
+    /// A connection made ready to take the place of the one in use, which has been read dry. `ended` says that it is over by itself.
+    fn successor(&mut self, _ended: bool, _now: Moment) -> Option<Client> {
+        None
+    }
+
+    /// The run is over and everything is written: what the service is to be told last. May block for a second or two.
+    fn leave(&mut self) {}
 
     /// All that was told so far is with the reader. `last` says that nothing more will be told.
     fn written(&mut self, _last: bool, _now: Moment) {}

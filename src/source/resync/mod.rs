@@ -788,7 +788,7 @@ mod tests {
                         format!("{} {uri} {} {origin}", event.action.unwrap(), event.state.unwrap_or_default())
                     }
                     Aside::Tell(Change::Failed { reason }) => reason,
-                    Aside::Tell(other) => panic!("{other:?}"),
+                    other => panic!("{other:?}"),
                 });
             }
             told
