@@ -1,10 +1,12 @@
 //! What is handed out: the version with its commit, the tour of the suite, the packages.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use super::support::{Scratch, run, tool};
+use tutum::model::exit::Exit;
+
+use super::support::{Running, Scratch, run, shell, tool};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -75,5 +77,45 @@ fn the_version_is_that_of_the_package() {
         let version = run(&program, ["--version"], "").expect_code(0).stdout;
         let plain = format!("{program} {}", env!("CARGO_PKG_VERSION"));
         assert_eq!(version.split(" (").next().map(str::trim_end), Some(plain.as_str()));
+    }
+}
+
+/// Text without the line breaks and spaces of a layout.
+fn flowing(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_tour_says_what_the_programs_say() {
+    if !tool("groff") {
+        return;
+    }
+    let script = format!("groff -man -Tascii -P-cbou -rHY=0 -rLL=500n -ww '{}/man/tutum.7'", root().display());
+    let finished = Running::start(shell(&script)).finish().expect_code(0);
+    assert_eq!(finished.stderr, "");
+    let page = flowing(&finished.stdout);
+    for (exit, meaning, advice) in Exit::TABLE {
+        let advice = if advice.is_empty() { String::new() } else { format!(" (a supervisor should {advice})") };
+        assert!(page.contains(&format!(" {} {meaning}{advice} ", exit.code())), "{exit:?}");
+    }
+    let mut known = String::new();
+    for program in programs() {
+        let short = run(&program, ["-h"], "").expect_code(0).stdout;
+        let about = short.lines().next().and_then(|line| line.split_once(": ")).expect("help begins with the name").1;
+        assert!(page.contains(&format!("{program}(1) {about} ")), "the line of {program}: {about}");
+        known += &run(&program, ["--help"], "").expect_code(0).stdout;
+    }
+    // Of the tour's flags only jq's, Docker's and systemctl's are not ours.
+    let others = ["--unbuffered", "--format", "--now"];
+    let words = page.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').filter(|word| word.starts_with("--"));
+    for flag in words {
+        assert!(others.contains(&flag) || known.contains(flag), "{flag}");
+    }
+    for entry in fs::read_dir(root().join("scripts/systemd/pipelines")).expect("there are pipelines").flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "sh") {
+            let unit = format!("tutum@{}", path.file_stem().unwrap_or_default().to_string_lossy());
+            assert!(page.contains(&format!(" {unit} ")), "{unit}");
+        }
     }
 }

@@ -358,7 +358,7 @@ fn the_aci_pipeline_hands_its_settings_on() {
         ),
     );
     let finished = host.script(&script).finish().expect_code(0);
-    assert!(finished.stderr.contains("--url https://a --user jo fvTenant uni/tn-x\n"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("--resync fvTenant uni/tn-x\n"), "{}", finished.stderr);
     assert!(
         finished.stderr.contains("--url https://e --index aci-{{ received_at[:10] }} --spool "),
         "{}",

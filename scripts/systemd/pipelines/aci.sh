@@ -6,5 +6,5 @@
 required STATE_DIRECTORY APIC_URL APIC_USER APIC_TARGETS ELASTICSEARCH_URL
 
 # shellcheck disable=SC2086  # a list of words
-aci-stream --url "$APIC_URL" --user "$APIC_USER" $APIC_TARGETS |
+aci-stream --resync $APIC_TARGETS |
   to-elasticsearch --url "$ELASTICSEARCH_URL" --index 'aci-{{ received_at[:10] }}' --spool "$STATE_DIRECTORY/index" >/dev/null
