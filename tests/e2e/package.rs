@@ -1,12 +1,12 @@
 //! What is handed out: the version with its commit, the tour of the suite, the packages.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tutum::model::exit::Exit;
 
-use super::support::{Running, Scratch, run, shell, tool};
+use super::support::{Running, Scratch, binary, run, shell, tool};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -118,4 +118,80 @@ fn the_tour_says_what_the_programs_say() {
             assert!(page.contains(&format!(" {unit} ")), "{unit}");
         }
     }
+}
+
+/// Runs scripts/package over the built programs, without their symbols for the sake of speed.
+fn package(scratch: &Scratch, out: &str) -> PathBuf {
+    let bin = scratch.path("bin");
+    fs::create_dir_all(&bin).expect("it can be made");
+    for program in programs() {
+        succeed(Command::new("strip").arg("-o").arg(bin.join(&program)).arg(binary(&program)));
+    }
+    let mut command = Command::new(root().join("scripts/package"));
+    command.env("PACKAGE_LEVEL", "1").env("SOURCE_DATE_EPOCH", "1790000000");
+    let out = scratch.path(out);
+    succeed(command.arg("--bin-dir").arg(&bin).arg("--out").arg(&out));
+    out
+}
+
+/// The paths in a listing, those of folders with a slash at the end.
+fn paths(listing: &str) -> Vec<String> {
+    listing.lines().map(|line| line.split_whitespace().nth(5).unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn the_packages_hold_everything_and_are_the_same_each_time() {
+    if !tool("strip") || !tool("dpkg-deb") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (out, again) = (package(&scratch, "out"), package(&scratch, "again"));
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(&out).expect("it is there").flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    assert_eq!(files.len(), 4, "{files:?}");
+    for file in &files {
+        let other = again.join(file.file_name().expect("a file has a name"));
+        assert!(fs::read(file).unwrap() == fs::read(other).unwrap(), "{}", file.display());
+        if file.extension().is_some_and(|extension| extension == "sha256") {
+            succeed(Command::new("sha256sum").arg("--check").arg(file).current_dir(&out));
+        }
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let find = |end: &str| files.iter().find(|file| file.to_string_lossy().ends_with(end)).expect("it was made");
+    let tar = succeed(Command::new("tar").arg("-tvf").arg(find(".tar.gz")));
+    let deb = succeed(Command::new("dpkg-deb").arg("--contents").arg(find(".deb")));
+    assert!(tar.lines().all(|line| line.contains(" 0/0 ")) && deb.lines().all(|line| line.contains(" root/root ")));
+    let name = find(".tar.gz").file_name().unwrap().to_string_lossy().replace(".tar.gz", "");
+    assert!(name.starts_with(&format!("tutum-{version}-")), "{name}");
+    let (tar, deb) = (paths(&tar), paths(&deb));
+    for program in programs() {
+        for file in [
+            format!("bin/{program}"),
+            format!("share/man/man1/{program}.1"),
+            format!("share/bash-completion/completions/{program}"),
+            format!("share/fish/vendor_completions.d/{program}.fish"),
+            format!("share/zsh/site-functions/_{program}"),
+        ] {
+            assert!(tar.contains(&format!("{name}/{file}")), "{file}");
+            let packed = file.replace(".1", ".1.gz").replace("site-functions", "vendor-completions");
+            assert!(deb.contains(&format!("./usr/{packed}")), "{packed}");
+        }
+    }
+    for file in ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE", "share/man/man7/tutum.7"] {
+        assert!(tar.contains(&format!("{name}/{file}")), "{file}");
+    }
+    for file in ["lib/systemd/system/tutum@.service", "share/tutum/pipeline.sh", "share/tutum/adapters/docker.jq"] {
+        assert!(tar.contains(&format!("{name}/{file}")) && deb.contains(&format!("./usr/{file}")), "{file}");
+    }
+    for file in ["etc/tutum/stream.sh", "etc/tutum/stream.env", "etc/tutum/credentials/"] {
+        assert!(tar.contains(&format!("{name}/{file}")) && deb.contains(&format!("./{file}")), "{file}");
+    }
+    let unpacked = scratch.path("unpacked");
+    fs::create_dir(&unpacked).expect("it can be made");
+    succeed(Command::new("tar").arg("-C").arg(&unpacked).arg("-xf").arg(find(".tar.gz")));
+    let version_of = unpacked.join(&name).join("bin/to-slack");
+    assert!(succeed(Command::new(version_of).arg("--version")).starts_with(&format!("to-slack {version}")));
+    let script = fs::read_to_string(unpacked.join(&name).join("etc/tutum/stream.sh")).expect("it is there");
+    assert!(script.contains("/usr/local/share/tutum}/pipeline.sh"), "a tarball goes to /usr/local");
 }
