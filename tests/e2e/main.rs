@@ -11,6 +11,7 @@ mod secrets;
 mod support;
 mod systemd;
 
+mod aci_stream;
 mod resync;
 mod to_elasticsearch;
 mod to_pagerduty;

@@ -51,8 +51,8 @@ impl AciArgs {
         if self.targets.len() > usize::from(u16::MAX) {
             return Err(Failure::usage("too many classes and managed objects"));
         }
-        if self.query.life.is_some_and(|life| life < Duration::from_secs(10)) {
-            return Err(Failure::usage("--subscription-life: must be at least 10s"));
+        if self.query.life.is_some_and(|life| life < Duration::from_secs(3)) {
+            return Err(Failure::usage("--subscription-life: must be at least 3s"));
         }
         if !self.query.classes.is_empty() && self.query.reach == Reach::Itself {
             return Err(Failure::usage("--subtree-class: needs --query-target children or subtree"));

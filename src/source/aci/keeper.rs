@@ -42,6 +42,8 @@ pub enum Report {
         target: usize,
         /// Id and answers.
         subscribed: Subscribed,
+        /// When it was asked for: what happened before does not come by it.
+        asked: Instant,
         /// Events may be missing since then: it was subscribed to before, and that ran out.
         missing_since: Option<(Timestamp, String)>,
     },
@@ -117,7 +119,12 @@ impl Keeper<'_> {
                 due: asked.at + self.period(),
                 failed: false,
             });
-            self.surroundings.tell(Report::Subscribed { target: number, subscribed, missing_since: None });
+            self.surroundings.tell(Report::Subscribed {
+                target: number,
+                subscribed,
+                asked: asked.at,
+                missing_since: None,
+            });
             // Many targets with long answers must not cost those that are subscribed to already.
             self.refresh_what_is_due(&mut refreshed)?;
         }
@@ -221,7 +228,7 @@ impl Keeper<'_> {
         let missing_since = gone.then_some((subscription.alive.utc, reason));
         let due = asked.at + self.period();
         self.subscriptions[number] = Subscription { id: subscribed.id.clone(), alive: asked, due, failed: false };
-        self.surroundings.tell(Report::Subscribed { target: number, subscribed, missing_since });
+        self.surroundings.tell(Report::Subscribed { target: number, subscribed, asked: asked.at, missing_since });
         Ok(())
     }
 

@@ -197,6 +197,7 @@ impl Aci {
     /// What an attempt needs, and a thread of its own to make it in.
     fn prepare(&mut self, base: usize, list: bool) -> (Live, Attempt) {
         self.sessions += 1;
+        self.recent.expect(self.sessions, Clock.now().at);
         let ((tell, reports), (interest, interested)) = (channel(), channel());
         let live = Live {
             number: self.sessions,
@@ -239,10 +240,15 @@ impl Aci {
         match report {
             Report::Token(_) => {}
             Report::Life(life) => self.renew_at = Some(now.at + life.mul_f64(RENEW_AT)),
-            Report::Renewing(_) => self.known.listen(),
-            Report::Subscribed { target, subscribed, missing_since } => {
+            Report::Renewing(_) => {
+                self.known.listen();
+                let session = self.live.as_ref().map_or(0, |live| live.number);
+                self.recent.expect(session, now.at);
+            }
+            Report::Subscribed { target, subscribed, asked, missing_since } => {
                 let target = u16::try_from(target).unwrap_or(u16::MAX);
                 let Some(live) = &mut self.live else { return };
+                self.recent.begin(feed(live.number, &subscribed.id), asked);
                 let anew = live.subscriptions.values().any(|known| *known == target);
                 live.subscriptions.retain(|_, known| *known != target);
                 self.unplaced.retain(|(id, name)| {
@@ -365,7 +371,8 @@ impl Aci {
         }
         while let Ok(report) = next.live.reports.try_recv() {
             match report {
-                Report::Subscribed { target, subscribed, .. } => {
+                Report::Subscribed { target, subscribed, asked, .. } => {
+                    self.recent.begin(feed(next.live.number, &subscribed.id), asked);
                     let target = u16::try_from(target).unwrap_or(u16::MAX);
                     next.live.subscriptions.insert(subscribed.id, target);
                 }

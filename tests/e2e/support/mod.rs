@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each module of tests uses its own part")]
 
+pub mod apic;
 pub mod http;
 pub mod proxy;
 pub mod websocket;
