@@ -118,7 +118,12 @@ impl Host {
 
     fn script(&self, script: &Path) -> Running {
         let mut command = Command::new("bash");
-        command.args(["-o", "pipefail", "-o", "errexit"]).arg(script).env_clear().process_group(0);
+        command.args(["-o", "pipefail", "-o", "errexit"]).arg(script);
+        self.run(command)
+    }
+
+    fn run(&self, mut command: Command) -> Running {
+        command.env_clear().process_group(0);
         let own = binary("tutum-filter").parent().expect("a program is in a directory").display().to_string();
         let path = std::env::var("PATH").unwrap_or_default();
         command
@@ -207,11 +212,8 @@ fn stop(running: &Running) {
     }
 }
 
-#[test]
-fn term_to_the_group_loses_nothing_with_jq_in_the_middle() {
-    if !tool("jq") {
-        return;
-    }
+/// Stops a pipeline with jq in the middle of a busy stream, and compares what its ends count.
+fn nothing_is_lost(start: fn(&Host, &Path) -> Running, stop: fn(&Running)) {
     let host = Host::new();
     let _serve = host.serve(Some("500/s"));
     let out = host.scratch.path("out");
@@ -222,7 +224,7 @@ fn term_to_the_group_loses_nothing_with_jq_in_the_middle() {
             out.display()
         ),
     );
-    let running = host.script(&script);
+    let running = start(&host, &script);
     until("events flow", || host.scratch.read("out").lines().count() > 300);
     stop(&running);
     let finished = running.finish().expect_code(0);
@@ -233,6 +235,26 @@ fn term_to_the_group_loses_nothing_with_jq_in_the_middle() {
         assert_eq!(accounts["out"].as_u64(), Some(lines as u64), "{program}");
     }
     assert!(host.scratch.read("out").lines().last().unwrap().contains(r#""state":"Stopped""#));
+}
+
+#[test]
+fn term_to_the_group_loses_nothing_with_jq_in_the_middle() {
+    if tool("jq") {
+        nothing_is_lost(Host::script, stop);
+    }
+}
+
+#[test]
+fn term_to_a_container_reaches_every_stage() {
+    if tool("jq") {
+        // An engine tells only process 1, and only once.
+        let in_a_container = |host: &Host, script: &Path| {
+            let mut command = Command::new(root().join("scripts/image/entrypoint"));
+            command.arg(script);
+            host.run(command)
+        };
+        nothing_is_lost(in_a_container, |running| send_signal(running.id(), "TERM"));
+    }
 }
 
 #[test]
