@@ -99,7 +99,7 @@ a slow reader notwithstanding.",
                 },
                 Flag {
                     spec: "--signing-cert NAME",
-                    help: "the name of the user's certificate on the APIC, or its whole name uni/userext/...",
+                    help: "the name of the user's certificate on the APIC, or all of uni/userext/user-NAME/usercert-NAME",
                     set: Set::Value(|a, v| store(&mut a.aci.signing_cert, v)),
                 },
             ],

@@ -22,7 +22,12 @@ Events go in batches to _bulk, each created under an id of its own: the event's 
 stored once, and two equal changes at different times are two documents. Every item of the answer is judged: what is stored already counts as delivered, what the server had no room \
 for goes again, what it cannot map becomes a dead letter with its reason. @timestamp is the event's datetime, received_at, or the time it was taken.
 
-The index is named by a template over the record. --index-template prints a mapping that suits these records (states and paths as keywords), --install-template puts it on the server.",
+The index is named by a template over the record. --index-template prints a mapping that suits these records (states and paths as keywords; objects of any shape kept but not \
+indexed key by key, so that they cannot fill the mapping), --install-template puts it on the server, which must be Elasticsearch 7.8 or later or OpenSearch. A data stream needs it \
+before the first event, unless a template of yours fits its name.
+
+The credential needs create_doc on the target, auto_configure or create_index where the target does not exist yet, and manage_index_templates for --install-template. A missing \
+privilege, an index that is missing and not made of itself, and a server that is elsewhere end the program with 3, the queue kept in the spool.",
     sections: &[
         Section {
             title: "Server",
@@ -79,7 +84,7 @@ The index is named by a template over the record. --index-template prints a mapp
                 },
                 Flag {
                     spec: "--install-template",
-                    help: "put the index template on the server, under the name tutum, and end",
+                    help: "put the index template on the server and end. Its name is the part of the target's that is fixed, tutum by default",
                     set: Set::Switch(|a| a.own.install_template = true),
                 },
             ],

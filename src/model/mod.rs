@@ -8,6 +8,7 @@ pub mod exit;
 pub mod json;
 pub mod lifecycle;
 pub mod line;
+pub mod news;
 pub mod phrase;
 pub mod predicate;
 pub mod quantity;

@@ -7,7 +7,11 @@ use super::json::{self, Pointer};
 
 /// The text of the value at a pointer: a string's text, a number as it is written; `None` for null, an empty string, objects and arrays.
 pub fn text<'l>(event: &Event<'l>, pointer: &str) -> Option<Cow<'l, str>> {
-    let raw = Pointer::parse(pointer).ok()?.find(event.text)?;
+    plain_text(Pointer::parse(pointer).ok()?.find(event.text)?)
+}
+
+/// The same of a raw value.
+pub fn plain_text(raw: &str) -> Option<Cow<'_, str>> {
     let text = json::plain(raw);
     (!raw.starts_with(['{', '[']) && raw != "null" && !text.trim().is_empty()).then_some(text)
 }

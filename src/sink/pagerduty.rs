@@ -13,6 +13,7 @@ use crate::model::address::Address;
 use crate::model::digest::sha256_hex;
 use crate::model::event::{self, Event};
 use crate::model::exit::Failure;
+use crate::model::news::{self, Grade};
 use crate::model::phrase;
 use crate::model::quantity::Rate;
 use crate::model::secret::Secret;
@@ -244,9 +245,10 @@ impl PagerDuty {
 
     fn severity(&self, event: &Event<'_>) -> String {
         let known = self.args.severity.clone();
-        known.unwrap_or_else(|| match event.kind.as_deref() {
-            Some("stream" | "node") => "critical".to_owned(),
-            Some("test") => "info".to_owned(),
+        known.unwrap_or_else(|| match (news::grade(event), event.kind.as_deref()) {
+            (Some(Grade::Critical), _) | (None, Some("stream" | "node")) => "critical".to_owned(),
+            (Some(Grade::Warning), _) => "warning".to_owned(),
+            (Some(Grade::Good | Grade::Info), _) | (None, Some("test")) => "info".to_owned(),
             _ => "error".to_owned(),
         })
     }
@@ -318,12 +320,16 @@ fn read_key(source: &SecretSource) -> Result<Secret, String> {
 }
 
 fn default_summary(event: &Event<'_>) -> String {
+    if let Some(news) = news::news(event) {
+        let details = if news.details.is_empty() { String::new() } else { format!(" ({})", news.details.join(", ")) };
+        return news.what + &details;
+    }
     let name = phrase::name(event).unwrap_or_default();
     let kind = event.kind.as_deref().unwrap_or("object");
     let (action, state) = (event.action.as_deref().unwrap_or_default(), event.state.as_deref().unwrap_or_default());
     match (kind, action, state) {
-        ("stream", "close" | "error", _) => "Tutum Stream connection closed.".to_owned(),
-        ("stream", "open", _) => "Tutum Stream connection open.".to_owned(),
+        ("stream", "close" | "error", _) => format!("{} connection closed.", news::watched(event)),
+        ("stream", "open", _) => format!("{} connection open.", news::watched(event)),
         _ if event.kind.is_none() || name.is_empty() => "Tutum Stream Issue".to_owned(),
         (_, "delete", _) => format!("{kind} {name} was deleted"),
         ("action", _, state) => {
@@ -355,6 +361,13 @@ fn details(event: &Event<'_>, form: Form) -> Value {
         "state",
         "resource_uri",
         "name",
+        "dn",
+        "image",
+        "health",
+        "update_state",
+        "level",
+        "message",
+        "count",
         "reason",
         "code",
         "exit_code",
@@ -368,6 +381,12 @@ fn details(event: &Event<'_>, form: Form) -> Value {
     ];
     for field in fields {
         if let Some(text) = phrase::text(event, field) {
+            details.insert(field.to_owned(), phrase::cut(&text, 4_000).into());
+        }
+    }
+    // What a fault of an APIC is about; other attributes may be anything.
+    for field in ["severity", "descr", "cause", "lc"] {
+        if let Some(text) = phrase::text(event, &format!("/attributes/{field}")) {
             details.insert(field.to_owned(), phrase::cut(&text, 4_000).into());
         }
     }
@@ -741,6 +760,22 @@ mod tests {
                 "service 5b0f was deleted",
             ),
             ("{}", "Tutum Stream Issue"),
+            (
+                r#"{"type":"stream","action":"close","state":"Disconnected","resource_uri":"/socket","source":"wss://apic1/socket"}"#,
+                "APIC apic1 connection closed.",
+            ),
+            (
+                r#"{"type":"stream","action":"open","resource_uri":"/v1/events","source":"wss://h/v1/events"}"#,
+                "Tutum Stream connection open.",
+            ),
+            (
+                r#"{"type":"faultInst","action":"create","dn":"uni/tn-X/fault-F1","attributes":{"severity":"major","code":"F1","descr":"no"}}"#,
+                "major fault F1 on uni/tn-X: no",
+            ),
+            (
+                r#"{"type":"container","action":"update","state":"Stopped","resource_uri":"/api/v1/container/30505e/","parents":["/api/v1/node/node-1/"],"name":"crash","image":"local/busybox","exit_code":3}"#,
+                "container crash stopped with exit code 3 (image local/busybox, node node-1)",
+            ),
         ] {
             assert_eq!(default_summary(&Event::parse(event.as_bytes()).unwrap()), expected);
         }

@@ -11,6 +11,7 @@ use crate::flow::delivery::destination::{
 use crate::model::address::Address;
 use crate::model::event::Event;
 use crate::model::exit::Failure;
+use crate::model::news::{self, Grade};
 use crate::model::phrase;
 use crate::model::quantity::{Rate, show_duration};
 use crate::model::secret::Secret;
@@ -188,10 +189,13 @@ fn escape(text: &str) -> String {
     })
 }
 
-/// The tutorial's texts.
+/// The tutorial's texts; plain words for what is not Tutum's.
 fn default_text(event: &Event<'_>) -> String {
     if event.is_lifecycle() {
         return lifecycle_text(event);
+    }
+    if let Some(news) = news::news(event) {
+        return news_text(event, &news);
     }
     let (Some(kind), Some(action)) = (event.kind.as_deref(), event.action.as_deref()) else {
         return FALLBACK.to_owned();
@@ -210,25 +214,47 @@ fn default_text(event: &Event<'_>) -> String {
     format!("Your {kind} was {past} on Tutum!{}", details.unwrap_or_default())
 }
 
+/// A sentence, and below it what else is known. An APIC's object is called by its name as it is written.
+fn news_text(event: &Event<'_>, news: &news::News) -> String {
+    let mut what = escape(&news.what);
+    let begins_with_a_name = phrase::text(event, "/dn").is_some_and(|dn| news.what.starts_with(&*dn));
+    if !begins_with_a_name {
+        capitalize(&mut what);
+    }
+    if news.details.is_empty() {
+        return what;
+    }
+    let mut details = escape(&news.details.join(", "));
+    capitalize(&mut details);
+    format!("{what}\n{details}")
+}
+
+fn capitalize(text: &mut str) {
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+}
+
 fn lifecycle_text(event: &Event<'_>) -> String {
+    let watched = escape(&news::watched(event));
     let reason = phrase::text(event, "/reason").map(|reason| format!("\nThe reason: {}", escape(&reason)));
     let reason = reason.unwrap_or_default();
     match event.action.as_deref() {
-        Some("open") => "Tutum Stream connection open.".to_owned(),
-        Some("close") => format!("Tutum Stream connection closed.{reason}"),
+        Some("open") => format!("{watched} connection open."),
+        Some("close") => format!("{watched} connection closed.{reason}"),
         Some("error") if event.state.as_deref() == Some("Unauthorized") => {
-            format!("Tutum Stream connection refused: unauthorized.{reason}")
+            format!("{watched} connection refused: unauthorized.{reason}")
         }
-        Some("error") => format!("Tutum Stream connection failed.{reason}"),
+        Some("error") => format!("{watched} connection failed.{reason}"),
         Some("gap") => {
             let seconds = phrase::text(event, "/seconds").and_then(|text| text.parse::<f64>().ok());
             let length = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).map(show_duration);
             let length = length.map(|length| format!(" of {length}")).unwrap_or_default();
-            format!("Tutum Stream had a gap{length}: events may be missing.{reason}")
+            format!("{watched} had a gap{length}: events may be missing.{reason}")
         }
         Some("drop") => {
             let dropped = phrase::text(event, "/dropped").unwrap_or_else(|| "some".into());
-            format!("Tutum Stream lost {} events: the reader was too slow.", escape(&dropped))
+            format!("{watched} lost {} events: the reader was too slow.", escape(&dropped))
         }
         _ => FALLBACK.to_owned(),
     }
@@ -236,6 +262,12 @@ fn lifecycle_text(event: &Event<'_>) -> String {
 
 /// Slack's names for the coloured bar.
 fn color(event: &Event<'_>) -> &'static str {
+    match news::grade(event) {
+        Some(Grade::Good) => return "good",
+        Some(Grade::Info | Grade::Warning) => return "warning",
+        Some(Grade::Error | Grade::Critical) => return "danger",
+        None => {}
+    }
     match event.state.as_deref().unwrap_or_default().to_ascii_lowercase().as_str() {
         "running" | "deployed" | "success" | "connected" | "created" => "good",
         "unreachable" | "failed" | "disconnected" | "unauthorized" | "terminated" => "danger",
@@ -397,6 +429,20 @@ mod tests {
                 "Tutum Stream had a gap of 12s: events may be missing.\nThe reason: reset",
             ),
             (r#"{"type":"user-notification"}"#, FALLBACK),
+            (
+                r#"{"type":"stream","action":"close","state":"Disconnected","resource_uri":"/socket","source":"wss://apic1/socket","reason":"no pong"}"#,
+                "APIC apic1 connection closed.\nThe reason: no pong",
+            ),
+            (r#"{"type":"fvTenant","action":"update","dn":"uni/tn-X"}"#, "uni/tn-X has been created/modified"),
+            (r#"{"type":"fvTenant","action":"delete","dn":"uni/tn-<X>"}"#, "uni/tn-&lt;X&gt; has been deleted"),
+            (
+                r#"{"type":"faultInst","action":"create","dn":"uni/tn-X/fault-F1","attributes":{"severity":"major","code":"F1","descr":"no & no","cause":"config"}}"#,
+                "Major fault F1 on uni/tn-X: no &amp; no\nCause config",
+            ),
+            (
+                r#"{"type":"container","action":"update","state":"Stopped","resource_uri":"/api/v1/container/30505e/","parents":["/api/v1/node/node-1/"],"name":"crash","image":"local/busybox","exit_code":3}"#,
+                "Container crash stopped with exit code 3\nImage local/busybox, node node-1",
+            ),
             ("{}", FALLBACK),
         ] {
             assert_eq!(text(SlackArgs::default(), event), expected);

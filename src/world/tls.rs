@@ -235,6 +235,9 @@ pub fn certificate_error(error: &(dyn std::error::Error + 'static)) -> Option<St
             own if own.contains("CaUsedAsEndEntity") => {
                 "it is a CA's own; give it with --cacert if it is the right one".to_owned()
             }
+            own if own.contains("UnknownIssuer") => {
+                "its CA is unknown here (UnknownIssuer); give that CA with --cacert if it is the right one".to_owned()
+            }
             other => other,
         };
         return Some(format!("the server's certificate is not accepted: {cause}"));

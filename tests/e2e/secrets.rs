@@ -51,6 +51,8 @@ fn no_program_prints_a_secret_even_if_a_server_echoes_it() {
         let server = echo(status);
         let scratch = Scratch::new();
         let token = scratch.write("token", format!("{TOKEN}\n"));
+        let key_pair = scratch.write("key-pair", format!("jo:{TOKEN}\n"));
+        let key_pair = key_pair.to_str().unwrap();
         let webhook = scratch.write("webhook", server.url(&format!("/services/T0/{TOKEN}")));
         let (token, webhook) = (token.to_str().unwrap(), webhook.to_str().unwrap());
         let spool = scratch.path("spool");
@@ -60,11 +62,19 @@ fn no_program_prints_a_secret_even_if_a_server_echoes_it() {
         let sink = ["-v", "--receipts", "--stats", "--give-up", "0s", "--drain", "1s"];
         let (stream, rest) = (server.url("/v1/").replace("http:", "ws:"), server.url("/api/v1/"));
 
-        let places: [Place; 9] = [
+        let places: [Place; 12] = [
             ("to-slack", [&sink[..], &dead].concat(), vec![("SLACK_URL", "")]),
             ("to-slack", [&sink[..], &dead, &["--spool", spool, "--webhook-file", webhook]].concat(), vec![]),
             ("to-pagerduty", [&sink[..], &dead].concat(), vec![("PAGERDUTY_KEY", TOKEN)]),
             ("to-pagerduty", [&sink[..], &dead, &["--api", "v1", "--key-file", token]].concat(), vec![]),
+            // The key as it is, encoded in the header, and a user's password; the server's echo is also what an item's error says.
+            ("to-elasticsearch", [&sink[..], &dead].concat(), vec![("ELASTICSEARCH_API_KEY", TOKEN)]),
+            (
+                "to-elasticsearch",
+                [&sink[..], &dead, &["--spool", spool, "--gzip", "--api-key-file", key_pair]].concat(),
+                vec![],
+            ),
+            ("to-elasticsearch", [&sink[..], &dead, &["--user", "jo", "--password-file", token]].concat(), vec![]),
             ("tutum-stream", vec!["-v", "--no-reconnect", "--url", &stream], vec![("TUTUM_AUTH", &header)]),
             (
                 "tutum-stream",
@@ -103,11 +113,44 @@ fn no_program_prints_a_secret_even_if_a_server_echoes_it() {
                     command.env(variable, value);
                 }
             }
-            if name == "to-pagerduty" {
-                command.args(["--url", &server.url("/v2/enqueue")]);
+            match name {
+                "to-pagerduty" => drop(command.args(["--url", &server.url("/v2/enqueue")])),
+                "to-elasticsearch" => drop(command.args(["--url", &server.url("")])),
+                _ => {}
             }
             assert_silent(&format!("{name} {args:?} {status}"), command, &scratch, Some(&server));
         }
+    }
+}
+
+/// What a `_bulk` says of an item reaches receipts, dead letters and the spool; a redirect's target reaches the diagnostics.
+#[test]
+fn no_item_and_no_redirect_of_a_bulk_answer_gives_a_secret_away() {
+    let (key, user) =
+        ([("ELASTICSEARCH_API_KEY", format!("jo:{TOKEN}"))], [("ELASTICSEARCH_PASSWORD", TOKEN.to_owned())]);
+    for status in [301, 400, 401, 403, 404, 429, 503] {
+        let server = FakeHttp::start(move |request: &Request| {
+            let said = request.header("authorization").unwrap_or_default();
+            let said = format!("{said} {TOKEN}");
+            if status == 301 {
+                return Answer::redirect(format!("https://elsewhere.example/{TOKEN}?{said}")).with_status(301);
+            }
+            let error = serde_json::json!({"type": said, "reason": said, "caused_by": {"reason": said}});
+            let items = serde_json::json!([{"create": {"status": status, "error": error}}]);
+            Answer::json(serde_json::json!({"errors": true, "items": items}).to_string())
+        });
+        for (args, environment) in [(vec![], &key), (vec!["--user", "jo"], &user)] {
+            let scratch = Scratch::new();
+            let (dead, spool) = (scratch.path("dead"), scratch.path("spool"));
+            let mut sink =
+                command("to-elasticsearch", ["-v", "--receipts", "--stats", "--give-up", "0s", "--drain", "1s"]);
+            sink.args(&args).args(["--url", &server.url(""), "--dead-letters"]).arg(dead).arg("--spool").arg(spool);
+            sink.envs(environment.iter().map(|(name, value)| (*name, value)));
+            assert_silent(&format!("to-elasticsearch {args:?} {status}"), sink, &scratch, Some(&server));
+        }
+        let mut install = command("to-elasticsearch", ["-v", "--install-template", "--url", &server.url("")]);
+        install.env("ELASTICSEARCH_API_KEY", format!("jo:{TOKEN}"));
+        assert_silent(&format!("--install-template {status}"), install, &Scratch::new(), Some(&server));
     }
 }
 
@@ -123,6 +166,21 @@ fn no_wrong_use_prints_a_secret() {
         ("to-pagerduty", vec!["--dry-run", "-v"], "PAGERDUTY_KEY", TOKEN.to_owned()),
         ("to-pagerduty", vec!["--check", "-v"], "PAGERDUTY_KEY", TOKEN.to_owned()),
         ("to-pagerduty", vec!["--key=PLANTED"], "PAGERDUTY_KEY", TOKEN.to_owned()),
+        ("to-elasticsearch", vec!["--dry-run", "-v"], "ELASTICSEARCH_API_KEY", TOKEN.to_owned()),
+        (
+            "to-elasticsearch",
+            vec!["--check", "-v", "--url", "http://example.com"],
+            "ELASTICSEARCH_API_KEY",
+            TOKEN.to_owned(),
+        ),
+        ("to-elasticsearch", vec!["--check", "--url", "https://jo:PLANTED@example.com"], "X", String::new()),
+        ("to-elasticsearch", vec!["--api-key=PLANTED"], "X", String::new()),
+        (
+            "to-elasticsearch",
+            vec!["--check", "-v", "--url", "http://example.com", "--user", "jo"],
+            "ELASTICSEARCH_PASSWORD",
+            TOKEN.to_owned(),
+        ),
         ("tutum-stream", vec!["--token=PLANTED"], "TUTUM_USER", "jo".to_owned()),
         (
             "tutum-stream",

@@ -171,7 +171,9 @@ impl Queue {
         // A pause stays: the success was under way when it was asked for.
         self.pause_setbacks = 0;
         if let Some(lane) = self.lanes.get_mut(key) {
-            (lane.not_before, lane.setbacks, lane.most) = (None, 0, None);
+            (lane.not_before, lane.setbacks) = (None, 0);
+            // Little by little: the next batch is most likely not taken whole either.
+            lane.most = lane.most.map(|most| most.saturating_add(most / 4).saturating_add(1));
         }
     }
 

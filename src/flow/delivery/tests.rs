@@ -303,7 +303,8 @@ fn a_batch_that_is_too_large_is_halved() {
     let pacing = Pacing { rate: None, burst: 1, concurrency: 1, throttled_by_key: false };
     let mut bench = Bench::with(&[Act::Answer(413), Act::Answer(413)], pacing, batching);
     bench.take(&[":1", ":2", ":3", ":4"]).run(HOUR);
-    assert_eq!(bench.sent(), "1+2+3+4 1+2 1 2+3+4");
+    // What follows grows little by little: the next is most likely too large as well.
+    assert_eq!(bench.sent(), "1+2+3+4 1+2 1 2+3 4");
     assert_eq!(bench.delivery.count(Status::Delivered), 4);
 }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each module of tests uses its own part")]
 
 pub mod apic;
+pub mod bulk;
 pub mod http;
 pub mod proxy;
 pub mod websocket;
