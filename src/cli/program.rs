@@ -9,8 +9,11 @@ use crate::world::diagnostics::{Diagnostics, Level};
 use crate::world::streams::Written;
 use crate::world::{World, unix};
 
-/// The version, as `--version` prints it.
+/// The version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit this is built of and its day, if `build.rs` knows them.
+const BUILD: Option<&str> = option_env!("TUTUM_BUILD");
 
 /// What every program is asked.
 #[derive(Debug, Default)]
@@ -108,13 +111,19 @@ impl<A: Default> Program<A> {
         match print {
             Print::ShortHelp => help::short(self),
             Print::LongHelp => help::long(self),
-            Print::Version => format!("{} {VERSION}\n", self.name),
+            Print::Version => version(self.name, BUILD),
             Print::Man => man::page(self),
             Print::Bash => complete::bash(self),
             Print::Zsh => complete::zsh(self),
             Print::Fish => complete::fish(self),
         }
     }
+}
+
+/// The line that `--version` prints.
+fn version(name: &str, build: Option<&str>) -> String {
+    let build = build.map(|build| format!(" ({build})")).unwrap_or_default();
+    format!("{name} {VERSION}{build}\n")
 }
 
 /// Prints a text that is not records. A reader that goes away is content; a full disk is not.
@@ -157,5 +166,19 @@ impl World {
             Ok(Written::All | Written::Some | Written::ReaderGone) => Ok(Exit::Success),
             Err(error) => Err(Failure::failed(format!("standard output: {error}"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_tells_the_commit_if_it_is_known() {
+        assert_eq!(version("to-slack", None), format!("to-slack {VERSION}\n"));
+        assert_eq!(
+            version("to-slack", Some("abcdef123456 2026-11-20")),
+            format!("to-slack {VERSION} (abcdef123456 2026-11-20)\n")
+        );
     }
 }

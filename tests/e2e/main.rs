@@ -5,11 +5,13 @@ mod bus;
 mod netns;
 mod network;
 mod oracle;
+mod package;
 mod pipeline;
 mod readme;
 mod recipes;
 mod secrets;
 mod support;
+mod systemd;
 
 mod aci_stream;
 mod resync;
