@@ -87,13 +87,19 @@ foreign_source() { # COMMAND…
   attend
 }
 
-# A source that is asked for what happened since a time misses nothing over a restart. FILE holds the newest records that came
-# to the end of the pipeline, all of one time; at the first start, now.
+# A source that is asked for what happened since a time misses nothing over a restart. FILE holds the newest records that came to the end of the
+# pipeline, where all before it is safe; at the first start, now. (adapters/follow, for a pipeline of one's own at a terminal, keeps what it printed.)
 
-# Prints the time to ask for. Its records come once more, for not_in to take out.
+# Prints the time to ask for: two seconds before the newest record, since engines do not write events strictly in the order of their times. The
+# records in between come once more, for not_in to take out.
 since() { # FILE
-  [ -s "$1" ] || printf '{"datetime":"%s"}\n' "$(date -u +%FT%T.000Z)" >"$1"
-  jq -rn 'last(inputs).datetime' "$1"
+  if [ -s "$1" ]; then
+    # What a crash cut short is no record.
+    tail -n 1000 "$1" | jq -cR 'fromjson? // empty' >"$1.new"
+    mv "$1.new" "$1"
+  fi
+  [ -s "$1" ] || printf '{"datetime":"%s"}\n' "$(date -u -d '2 seconds' +%FT%T.000Z)" >"$1"
+  date -u -d "$(jq -rn '[inputs.datetime] | max' "$1") 2 seconds ago" +%FT%T.%3NZ
 }
 
 # Passes on the records that are not in the file.
@@ -104,16 +110,16 @@ not_in() { # FILE
 
 # The end of a pipeline: keeps in the file how far it came.
 remember() { # FILE
-  local line newest="" records=""
+  local line count=0
   while IFS= read -r line; do
-    [[ $line =~ \"datetime\":\"([^\"]+)\" ]] || continue
-    if [ "${BASH_REMATCH[1]}" = "$newest" ]; then
-      records+=$line$'\n'
-    else
-      newest=${BASH_REMATCH[1]} records=$line$'\n'
+    [[ $line == *'"datetime":"'* ]] || continue
+    printf '%s\n' "$line" >>"$1"
+    sync "$1"
+    # More than any engine repeats of two seconds.
+    if [ $((++count)) -ge 1000 ]; then
+      tail -n 1000 "$1" >"$1.new"
+      mv "$1.new" "$1"
+      count=0
     fi
-    printf '%s' "$records" >"$1.new"
-    sync "$1.new"
-    mv "$1.new" "$1"
   done
 }
