@@ -66,7 +66,12 @@ impl Attempt {
             quick: transport(CONNECT_TIMEOUT.min(self.answer_timeout) + self.answer_timeout),
             patient: transport(PATIENCE.min(life * 2 / 3).max(self.answer_timeout)),
         };
-        let session = Session::begin(apic, self.account)?;
+        let session = Session::begin(apic, self.account).map_err(|trouble| match Rejection::from(trouble) {
+            Rejection::Failed { reason, retry_after } => {
+                Rejection::Failed { reason: format!("the login: {reason}"), retry_after }
+            }
+            refused => refused,
+        })?;
         self.surroundings.tell(Report::Token(session.token().clone()));
         self.surroundings.presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let scheme = if self.base.is_secure() { "wss" } else { "ws" };

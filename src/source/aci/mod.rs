@@ -363,6 +363,7 @@ impl Aci {
         };
         let (mut told, lists) = (0, self.lists());
         for (target, answers, complete) in std::mem::take(&mut self.answers) {
+            let complete = complete && (answers.len() == 1 || !self.known.pages_moved());
             if !complete {
                 let target = &self.args.targets[usize::from(target)];
                 self.diagnostics
@@ -662,3 +663,6 @@ impl Protocol for Aci {
             .with("sessions", self.counts.sessions)
     }
 }
+
+#[cfg(test)]
+mod tests;
