@@ -47,7 +47,7 @@ Logs in to an APIC, opens its event socket, subscribes to every class (fvTenant)
 JSON object a line, in the shape of the suite's events: type is the class, action create, update or delete, resource_uri the object's place in the REST API, parents the places of those above it, \
 state its operSt, lc or severity, and attributes what the APIC sent: of a modification only what has changed, of a deletion only the name. An event that belongs to several subscriptions comes once.
 
-The connection counts as open when everything is subscribed to, not before; an unknown class or a filter with an error in it is exit 2 with the APIC's own words. What happens to the connection is told in the same \
+The connection counts as open when everything is subscribed to, or when the first event comes; after an interruption a second gap then tells when everything was. At the start an unknown class or a filter with an error in it is exit 2 with the APIC's own words. What happens to the connection is told in the same \
 stream, as records of the type \"stream\": open, close, error, and after an interruption gap, since an APIC sends nothing twice and nothing late. tutum-filter and the sinks understand them.
 
 Every subscription lives for a minute unless it is refreshed, so each is every 20 seconds, and the session at half of its timeout. An APIC says nothing when a subscription has run out, so a refresh that fails is followed by \

@@ -1,5 +1,7 @@
 //! aci-stream against a fake APIC: sessions, subscriptions, events, and everything that can go wrong with them.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -257,6 +259,139 @@ fn a_session_at_the_end_of_its_life_is_followed_by_another_without_a_gap_or_an_e
     running.signal("TERM");
     expect(&mut running, "close/Stopped");
     finish_stopped(running);
+}
+
+#[test]
+fn a_session_that_followed_another_tells_what_a_lost_subscription_missed() {
+    let apic = FakeApic::start_with(Times { life: 8, ..Times::default() });
+    apic.put("fvTenant", "uni/tn-A", "");
+    let mut running = open(&apic, &["--resync", "--subscription-life", "3s", "fvTenant"]);
+    until("another session followed", || apic.logins() == 2 && apic.logouts() == 1);
+    apic.forget_subscriptions();
+    apic.put("fvTenant", "uni/tn-B", "");
+    expect(&mut running, "gap/Connected");
+    let told = expect(&mut running, "fvTenant");
+    assert_eq!((value(&told, "action"), value(&told, "dn")), ("create".to_owned(), "uni/tn-B".to_owned()));
+    running.signal("TERM");
+    finish_stopped(running);
+}
+
+#[test]
+fn credentials_refused_to_the_session_that_is_to_follow_are_tried_once_more_at_its_end_and_not_before() {
+    let apic = FakeApic::start_with(Times { life: 4, ..Times::default() });
+    let mut running = open(&apic, &["--subscription-life", "3s", "fvTenant"]);
+    apic.misbehave(|asked| asked.target.starts_with("/api/aaaLogin").then(|| Instead::error(401, "locked soon")));
+    expect(&mut running, "close/Disconnected");
+    expect(&mut running, "error/Unauthorized");
+    let finished = running.finish().expect_code(3);
+    assert_eq!(apic.count("/api/aaaLogin.json"), 3);
+    assert!(finished.stderr.contains("not tried again until the credentials change"), "{}", finished.stderr);
+}
+
+#[test]
+fn an_apic_that_knows_no_class_yet_is_waited_for_once_it_knew_it() {
+    let apic = FakeApic::start();
+    let mut running = open(&apic, &["fvTenant"]);
+    apic.misbehave(|asked| asked.target.starts_with("/api/class").then(|| Instead::Answer(404, "<html>".to_owned())));
+    apic.break_off(false);
+    expect(&mut running, "close/Disconnected");
+    let error = expect(&mut running, "error/Failed");
+    assert_eq!(value(&error, "reason"), "fvTenant: HTTP 404");
+    apic.behave();
+    expect(&mut running, "open/Connected");
+    expect(&mut running, "gap/Connected");
+    running.signal("TERM");
+    finish_stopped(running);
+}
+
+#[test]
+fn a_gap_lasts_until_everything_is_subscribed_to() {
+    let apic = FakeApic::start();
+    let mut running = open(&apic, &["fvTenant", "fvAp"]);
+    let before = apic.subscribed();
+    apic.misbehave(|asked| {
+        asked.target.starts_with("/api/class/fvAp").then_some(Instead::Late(Duration::from_secs(2)))
+    });
+    apic.break_off(false);
+    until("the first target is subscribed to", || apic.subscribed() == before + 1);
+    apic.create("fvTenant", "uni/tn-X", "");
+    expect(&mut running, "close/Disconnected");
+    expect(&mut running, "open/Connected");
+    let first = expect(&mut running, "gap/Connected");
+    expect(&mut running, "fvTenant");
+    let second = expect(&mut running, "gap/Connected");
+    assert_eq!(value(&second, "from"), value(&first, "from"));
+    assert!(value(&second, "to") > value(&first, "to"), "{second}");
+    assert!(value(&second, "reason").starts_with("not everything was subscribed to yet"), "{second}");
+    running.signal("TERM");
+    finish_stopped(running);
+}
+
+#[test]
+fn a_proxys_page_in_place_of_an_answer_does_not_keep_a_subscription() {
+    let apic = FakeApic::start();
+    let mut running = open(&apic, &["--subscription-life", "3s", "fvTenant"]);
+    apic.misbehave(|asked| {
+        asked.target.starts_with("/api/").then(|| Instead::Answer(200, "<html>Guest network</html>".to_owned()))
+    });
+    let close = expect(&mut running, "close/Disconnected");
+    assert!(value(&close, "reason").contains("not what an APIC says"), "{close}");
+    running.signal("TERM");
+    finish_stopped(running);
+}
+
+#[test]
+fn the_fake_answers_two_cookies_and_pushes_nothing() {
+    let apic = FakeApic::start();
+    let login = ask(
+        &apic,
+        "POST /api/aaaLogin.json",
+        "",
+        &format!(r#"{{"aaaUser":{{"attributes":{{"name":"{USER}","pwd":"{PASSWORD}"}}}}}}"#),
+    );
+    let token = login.split_once(r#""token":""#).unwrap().1.split_once('"').unwrap().0.to_owned();
+    let key = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let mut socket = call(&apic, &format!("GET /socket{token}"), key, "");
+    let head = until_text(&mut socket, "\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    apic.put("fvTenant", "uni/tn-A", "");
+    let cookie = format!("APIC-cookie={token}");
+    let twice =
+        ask(&apic, "GET /api/class/fvTenant.json?subscription=yes", &format!("Cookie: {cookie}; {cookie}\r\n"), "");
+    assert!(
+        twice.starts_with("HTTP/1.1 200") && twice.contains("subscriptionId") && twice.contains(r#""imdata":[]"#),
+        "{twice}"
+    );
+    let headers = format!("Cookie: {cookie}\r\nCookie: {cookie}\r\n");
+    ask(&apic, "GET /api/class/fvTenant.json?subscription=yes", &headers, "");
+    ask(&apic, "GET /api/class/fvAp.json?subscription=yes", &format!("Cookie: {cookie}\r\n"), "");
+    assert_eq!(apic.subscribed(), 3);
+    apic.create("fvTenant", "uni/tn-X", "");
+    apic.create("fvAp", "uni/tn-X/ap-Y", "");
+    let pushed = until_text(&mut socket, "ap-Y");
+    assert!(!pushed.contains("fvTenant"), "{pushed}");
+}
+
+/// Sends a request by hand, on a connection of its own.
+fn call(apic: &FakeApic, request: &str, headers: &str, body: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(&apic.url()["http://".len()..]).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(socket, "{request} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    socket
+}
+
+/// The answer, as far as its list.
+fn ask(apic: &FakeApic, request: &str, headers: &str, body: &str) -> String {
+    until_text(&mut call(apic, request, headers, body), "]}")
+}
+
+fn until_text(socket: &mut TcpStream, text: &str) -> String {
+    let (mut read, mut byte) = (Vec::new(), [0]);
+    while !String::from_utf8_lossy(&read).contains(text) {
+        socket.read_exact(&mut byte).unwrap();
+        read.push(byte[0]);
+    }
+    String::from_utf8_lossy(&read).into_owned()
 }
 
 #[test]

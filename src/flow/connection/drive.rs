@@ -390,9 +390,9 @@ impl Drive<'_> {
                 None => return,
                 Some(Aside::Tell(change)) => self.tell(&change, now),
                 Some(Aside::Proven) => self.link.proven(now),
-                Some(Aside::Lost(reason)) => {
+                Some(Aside::Lost { reason, since, retry_after }) => {
                     let reason = self.redact(&reason);
-                    self.link.ended(now, &reason, None, self.world.clock.random());
+                    self.link.useless(now, &reason, since, retry_after, self.world.clock.random());
                 }
                 Some(Aside::Refused(reason)) => self.refuse(&reason, now),
                 Some(Aside::End(failure)) => {

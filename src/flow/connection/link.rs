@@ -336,6 +336,21 @@ impl Link {
         self.lose(now, reason, code, random);
     }
 
+    /// The connection turned out to be of no use any more: `since` then, if that is before its last sign of life. `retry_after` is the server's wish.
+    pub fn useless(
+        &mut self,
+        now: Moment,
+        reason: &str,
+        since: Option<Timestamp>,
+        retry_after: Option<Duration>,
+        random: f64,
+    ) {
+        if let (Phase::Linked(linked), Some(since)) = (&mut self.phase, since) {
+            linked.alive = linked.alive.min(since);
+        }
+        self.lose_for(now, reason, None, retry_after, random);
+    }
+
     /// The server said that something is wrong.
     pub fn said_error(&mut self, now: Moment, reason: &str, random: f64) {
         self.tell_failure(reason);
@@ -487,6 +502,10 @@ impl Link {
 
     /// The connection is over, from whichever side.
     fn lose(&mut self, now: Moment, reason: &str, code: Option<u16>, random: f64) {
+        self.lose_for(now, reason, code, None, random);
+    }
+
+    fn lose_for(&mut self, now: Moment, reason: &str, code: Option<u16>, retry_after: Option<Duration>, random: f64) {
         let Phase::Linked(linked) = self.phase else { return };
         self.effects.push_back(Effect::HangUp);
         if linked.heard.at.saturating_duration_since(linked.since) >= HEALTHY {
@@ -501,7 +520,7 @@ impl Link {
             // Nothing was ever open, so nothing is closed: an attempt that failed late.
             self.tell_failure(reason);
         }
-        self.retry(now, reason, None, random);
+        self.retry(now, reason, retry_after, random);
     }
 
     fn close_proven(&mut self, now: Moment, reason: &str, code: Option<u16>) {

@@ -286,8 +286,15 @@ pub enum Aside {
     Tell(Change),
     /// The stream works, though no message said so yet.
     Proven,
-    /// The connection is of no use any more, for this reason.
-    Lost(String),
+    /// The connection is of no use any more.
+    Lost {
+        /// Why.
+        reason: String,
+        /// It may have been of none since then, whatever signs of life there were.
+        since: Option<Timestamp>,
+        /// The server asked to be left alone for so long.
+        retry_after: Option<Duration>,
+    },
     /// The credentials are refused.
     Refused(String),
     /// There is no use in going on.

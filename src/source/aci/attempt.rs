@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::keeper::{Order, Report, Surroundings, keep};
-use super::session::{Account, Apic, Session};
+use super::session::{Account, Apic, DEFAULT_LIFE, Session};
 use crate::flow::connection::Rejection;
 use crate::model::address::Address;
 use crate::model::secret::Secret;
@@ -22,7 +22,8 @@ use crate::world::websocket::client::{self, Call, CallError, Client};
 /// The longest answer that is read, in bytes; beyond that it is asked for page by page.
 const LONGEST_ANSWER: u64 = 128 << 20;
 
-/// For an answer that may hold very many objects: requests of 2 and of 5 minutes are seen (protocol page, section 8).
+/// For an answer that may hold very many objects, unless the subscriptions would run out meanwhile: requests of 2 and of 5 minutes are seen (protocol
+/// page, section 8). What does not come in time is asked for page by page.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// So many tokens are kept to be recognised; a session has another one every five minutes.
@@ -59,12 +60,18 @@ impl Attempt {
             let limits = HttpLimits { timeout, body: LONGEST_ANSWER, connections: 1 };
             Arc::new(Http::new(&self.tls, Proxies::from_environment(), limits))
         };
+        let life = self.order.query.life.unwrap_or(DEFAULT_LIFE);
         let apic = Apic {
             base: self.base.clone(),
             quick: transport(CONNECT_TIMEOUT.min(self.answer_timeout) + self.answer_timeout),
-            patient: transport(PATIENCE.max(self.answer_timeout)),
+            patient: transport(PATIENCE.min(life * 2 / 3).max(self.answer_timeout)),
         };
-        let session = Session::begin(apic, self.account)?;
+        let session = Session::begin(apic, self.account).map_err(|trouble| match Rejection::from(trouble) {
+            Rejection::Failed { reason, retry_after } => {
+                Rejection::Failed { reason: format!("the login: {reason}"), retry_after }
+            }
+            refused => refused,
+        })?;
         self.surroundings.tell(Report::Token(session.token().clone()));
         self.surroundings.presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let scheme = if self.base.is_secure() { "wss" } else { "ws" };

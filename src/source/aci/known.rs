@@ -77,6 +77,11 @@ impl Known {
         self.listening = false;
     }
 
+    /// Whether an object was deleted since [`Known::listen`]: the pages of a list move up then, and one object may be on none of them.
+    pub fn pages_moved(&self) -> bool {
+        self.touched.values().any(|touch| matches!(touch, Touch::Gone))
+    }
+
     /// Whether so many objects are known that some are not remembered. Says so once.
     pub fn take_overflow(&mut self) -> bool {
         std::mem::take(&mut self.overflowed)

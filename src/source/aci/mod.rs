@@ -50,6 +50,9 @@ const OVERLAP: Duration = Duration::from_secs(2);
 /// A new session that could not be had is tried for again after so long.
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
 
+/// So many live events wait to hear which target's subscription they came by; of more it is not found out.
+const MOST_UNPLACED: usize = 100_000;
+
 /// So long the APIC may take to hear that we leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -83,6 +86,14 @@ pub struct Aci {
     telling: bool,
     /// What there was at the start is told.
     shown: bool,
+    /// A target whose subscription is being made anew.
+    renewing: Option<usize>,
+    /// A subscription was made anew: the one before it may go on for a while.
+    renewed: bool,
+    /// Where the gap before this connection began, if it was told before everything was subscribed to.
+    early_gap: Option<Timestamp>,
+    /// Credentials that were refused when another session was to follow, by their fingerprint.
+    refused: Option<u64>,
     queue: VecDeque<Step>,
     presence: Presence,
     /// Notices that no session is to be ended any longer.
@@ -119,6 +130,10 @@ struct Live {
     subscriptions: HashMap<String, u16>,
     /// Its socket is in our hands, so what its thread tells is of use.
     connected: bool,
+    /// Everything is subscribed to.
+    ready: bool,
+    /// Its thread has told that it is over, and why.
+    over: bool,
 }
 
 /// The session that is to follow.
@@ -130,6 +145,8 @@ struct Next {
     /// When it takes over, once everything is subscribed to.
     at: Option<Instant>,
     base: usize,
+    /// The fingerprint of the credentials it logs in with.
+    credentials: u64,
 }
 
 impl Aci {
@@ -168,6 +185,10 @@ impl Aci {
             answers: Vec::new(),
             telling: false,
             shown: false,
+            renewing: None,
+            renewed: false,
+            early_gap: None,
+            refused: None,
             queue: VecDeque::new(),
             presence: Arc::new(Mutex::new(Some(presence))),
             gone,
@@ -193,7 +214,7 @@ impl Aci {
     }
 
     fn lists(&self) -> bool {
-        self.args.resync || self.args.snapshot
+        self.args.resync || (self.args.snapshot && !self.shown)
     }
 
     /// What an attempt needs, and a thread of its own to make it in.
@@ -207,13 +228,20 @@ impl Aci {
             _interest: interest,
             subscriptions: HashMap::new(),
             connected: false,
+            ready: false,
+            over: false,
         };
         let attempt = Attempt {
             base: self.bases[base].clone(),
             account: self.account.clone(),
             tls: self.tls.clone(),
             answer_timeout: self.answer_timeout,
-            order: Order { targets: self.args.targets.clone(), query: self.args.query.clone(), list },
+            order: Order {
+                targets: self.args.targets.clone(),
+                query: self.args.query.clone(),
+                list,
+                list_again: self.args.resync,
+            },
             surroundings: Thread {
                 interested,
                 tell,
@@ -232,26 +260,38 @@ impl Aci {
             match live.reports.try_recv() {
                 Ok(report) => self.heed(report, now),
                 Err(TryRecvError::Empty) => return,
-                // Its last words have been heard.
-                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Disconnected) if live.over => return,
+                // Nobody refreshes anything any more, and the socket would not say so.
+                Err(TryRecvError::Disconnected) => {
+                    let reason = "what keeps the session alive broke off".to_owned();
+                    self.heed(Report::Lost { reason, since: None, retry_after: None }, now);
+                }
             }
         }
     }
 
     fn heed(&mut self, report: Report, now: Moment) {
+        if let (Report::Lost { .. } | Report::Refused(_) | Report::Wrong(_), Some(live)) = (&report, &mut self.live) {
+            live.over = true;
+        }
         match report {
             Report::Token(_) => {}
-            Report::Life(life) => self.renew_at = Some(now.at + life.mul_f64(RENEW_AT)),
-            Report::Renewing(_) => {
-                self.known.listen();
+            Report::Life(begun, life) => self.renew_at = Some(begun + life.mul_f64(RENEW_AT)),
+            Report::Renewing(target) => {
+                (self.renewing, self.renewed) = (Some(target), true);
+                // What came since an answer that is not compared yet was asked for is newer than that one, too.
+                if self.answers.is_empty() {
+                    self.known.listen();
+                }
                 let session = self.live.as_ref().map_or(0, |live| live.number);
                 self.recent.expect(session, now.at);
             }
             Report::Subscribed { target, subscribed, asked, missing_since } => {
+                self.renewing = None;
                 let target = u16::try_from(target).unwrap_or(u16::MAX);
                 let Some(live) = &mut self.live else { return };
                 self.recent.begin(feed(live.number, &subscribed.id), asked);
-                let anew = live.subscriptions.values().any(|known| *known == target);
+                let (anew, ready) = (live.subscriptions.values().any(|known| *known == target), live.ready);
                 live.subscriptions.retain(|_, known| *known != target);
                 self.unplaced.retain(|(id, name)| {
                     let own = *id == subscribed.id;
@@ -266,20 +306,34 @@ impl Aci {
                 }
                 if anew {
                     self.counts.resubscribed += 1;
-                    if let Some((from, reason)) = missing_since {
+                    // Before everything is subscribed to the gap is not over, and told then.
+                    if let Some((from, reason)) = missing_since.filter(|_| ready) {
                         self.diagnostics.warn(&format!("{reason}; subscribed anew, and events may be missing"));
                         self.tell(Aside::Tell(Change::Gap { from, to: now.utc, reason, attempts: 1 }));
                     }
-                    self.queue.push_back(Step::Compare);
+                    if ready {
+                        self.queue.push_back(Step::Compare);
+                    }
                 }
             }
             Report::Ready => {
                 self.counts.sessions += 1;
+                if let Some(live) = &mut self.live {
+                    live.ready = true;
+                }
                 self.tell(Aside::Proven);
+                if let Some(from) = self.early_gap.take() {
+                    let reason = "not everything was subscribed to yet when the first event came".to_owned();
+                    self.tell(Aside::Tell(Change::Gap { from, to: now.utc, reason, attempts: 1 }));
+                }
                 self.queue.push_back(Step::Compare);
             }
-            Report::Lost(reason) => self.tell(Aside::Lost(reason)),
+            Report::Lost { reason, since, retry_after } => self.tell(Aside::Lost { reason, since, retry_after }),
             Report::Refused(reason) => self.tell(Aside::Refused(reason)),
+            // What was right before is right again once the APIC has all its wits: one that starts up knows no class yet.
+            Report::Wrong(reason) if self.counts.sessions > 0 => {
+                self.tell(Aside::Lost { reason, since: None, retry_after: None });
+            }
             Report::Wrong(reason) => self.tell(Aside::End(Failure::usage(reason))),
         }
     }
@@ -294,7 +348,8 @@ impl Aci {
         let targets: Vec<u16> = subscriptions.iter().filter_map(|id| live.subscriptions.get(&**id).copied()).collect();
         self.known.heed(object, traits, &targets);
         if let Some(name) = traits.dn.as_deref().filter(|_| targets.len() < subscriptions.len()) {
-            let unknown = subscriptions.iter().filter(|id| !live.subscriptions.contains_key(&***id));
+            let room = MOST_UNPLACED.saturating_sub(self.unplaced.len());
+            let unknown = subscriptions.iter().filter(|id| !live.subscriptions.contains_key(&***id)).take(room);
             self.unplaced.extend(unknown.map(|id| (id.to_string(), name.to_owned())));
         }
     }
@@ -306,8 +361,9 @@ impl Aci {
             (false, true) => Telling::Differences,
             (false, false) => Telling::Nothing,
         };
-        let mut told = 0;
+        let (mut told, lists) = (0, self.lists());
         for (target, answers, complete) in std::mem::take(&mut self.answers) {
+            let complete = complete && (answers.len() == 1 || !self.known.pages_moved());
             if !complete {
                 let target = &self.args.targets[usize::from(target)];
                 self.diagnostics
@@ -319,7 +375,9 @@ impl Aci {
                 self.tell(Aside::Event(stamped));
             }
         }
-        self.known.settle();
+        if self.renewing.is_none() {
+            self.known.settle();
+        }
         self.unplaced.clear();
         self.shown = true;
         self.telling = false;
@@ -327,7 +385,7 @@ impl Aci {
             self.diagnostics
                 .warn("resync: more objects than can be remembered; changes of some may be missed or told as new");
         }
-        if self.lists() {
+        if lists {
             self.counts.resynced += told;
             let what = match telling {
                 Telling::Nothing => "now known".to_owned(),
@@ -342,6 +400,15 @@ impl Aci {
     fn see_to_the_next(&mut self, now: Moment) {
         if self.next.is_none() && self.live.is_some() && self.renew_at.is_some_and(|at| at <= now.at) {
             self.renew_at = None;
+            if self.refused.is_some_and(|refused| refused == self.fingerprint()) {
+                // Too many attempts lock an account. Others than those refused are looked for; the session in use goes on to its end.
+                let _ = self.reload();
+                if self.refused == Some(self.fingerprint()) {
+                    self.renew_at = Some(now.at + RENEW_AGAIN);
+                    return;
+                }
+            }
+            self.refused = None;
             let base = self.at;
             let (live, attempt) = self.prepare(base, false);
             let (sender, receiver) = channel();
@@ -353,7 +420,16 @@ impl Aci {
             match started {
                 Ok(_) => {
                     self.diagnostics.info("the session nears its end; another one is begun beside it");
-                    self.next = Some(Next { live, attempt: receiver, client: None, overlap: OVERLAP, at: None, base });
+                    let credentials = self.fingerprint();
+                    self.next = Some(Next {
+                        live,
+                        attempt: receiver,
+                        client: None,
+                        overlap: OVERLAP,
+                        at: None,
+                        base,
+                        credentials,
+                    });
                 }
                 Err(error) => self.give_up_the_next(&format!("no thread can be started: {error}"), now),
             }
@@ -366,7 +442,11 @@ impl Aci {
                     next.client = Some(client);
                     next.live.connected = true;
                 }
-                Ok(Err(Rejection::Refused { reason } | Rejection::Failed { reason, .. })) => failure = Some(reason),
+                Ok(Err(Rejection::Refused { reason })) => {
+                    failure = Some(reason);
+                    self.refused = Some(next.credentials);
+                }
+                Ok(Err(Rejection::Failed { reason, .. })) => failure = Some(reason),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => failure = Some("the attempt broke off".to_owned()),
             }
@@ -378,12 +458,15 @@ impl Aci {
                     let target = u16::try_from(target).unwrap_or(u16::MAX);
                     next.live.subscriptions.insert(subscribed.id, target);
                 }
-                Report::Ready => next.at = Some(now.at + next.overlap),
-                Report::Life(life) => {
-                    self.renew_at = Some(now.at + life.mul_f64(RENEW_AT));
+                Report::Ready => {
+                    next.live.ready = true;
+                    next.at = Some(now.at + next.overlap);
+                }
+                Report::Life(begun, life) => {
+                    self.renew_at = Some(begun + life.mul_f64(RENEW_AT));
                     next.overlap = OVERLAP.min(life / 40);
                 }
-                Report::Lost(reason) | Report::Refused(reason) | Report::Wrong(reason) => failure = Some(reason),
+                Report::Lost { reason, .. } | Report::Refused(reason) | Report::Wrong(reason) => failure = Some(reason),
                 Report::Token(_) | Report::Renewing(_) => {}
             }
         }
@@ -394,8 +477,11 @@ impl Aci {
 
     fn give_up_the_next(&mut self, reason: &str, now: Moment) {
         let reason = self.redact(reason);
-        self.diagnostics
-            .warn(&format!("no session to follow this one: {reason}; trying again in {} s", RENEW_AGAIN.as_secs()));
+        let then = match self.refused {
+            Some(_) => "not tried again until the credentials change".to_owned(),
+            None => format!("trying again in {} s", RENEW_AGAIN.as_secs()),
+        };
+        self.diagnostics.warn(&format!("no session to follow this one: {reason}; {then}"));
         self.next = None;
         self.renew_at = Some(now.at + RENEW_AGAIN);
     }
@@ -451,7 +537,7 @@ impl Protocol for Aci {
         for object in &envelope.objects {
             let traits = Traits::of(object.attributes);
             // Only where there is more than one way for an event to come can it come twice.
-            let ways = self.args.targets.len() > 1 || self.next.is_some() || self.counts.sessions > 1;
+            let ways = self.args.targets.len() > 1 || self.next.is_some() || self.counts.sessions > 1 || self.renewed;
             let name = traits.dn.as_deref().filter(|_| ways && !feeds.is_empty());
             if name.is_some_and(|name| !self.recent.is_new(name, object.raw, &feeds, Clock.now().at)) {
                 self.counts.repeated += 1;
@@ -485,15 +571,13 @@ impl Protocol for Aci {
     }
 
     fn redact(&self, words: &str) -> String {
-        let words = self.tokens.redact(words);
-        match &self.account {
-            Account::Password { password, .. } => password.redact(&words),
-            Account::Signature { .. } => words,
-        }
+        self.account.redact(&self.tokens.redact(words))
     }
 
     fn changed(&mut self, change: &Change, _now: Moment) -> Heeded {
-        if matches!(change, Change::Gap { .. }) && self.args.resync {
+        let Change::Gap { from, .. } = change else { return Heeded::default() };
+        self.early_gap = self.live.as_ref().is_some_and(|live| !live.ready).then_some(*from);
+        if self.args.resync {
             self.telling = true;
             let members = r#""resync":true,"note":"what changed is told next, with origin resync; states in between cannot be recovered""#;
             return Heeded { members: members.to_owned(), then: None };
@@ -508,18 +592,29 @@ impl Protocol for Aci {
     }
 
     fn hung_up(&mut self) {
+        // What its thread found missing is to be told whatever becomes of the connection.
+        while let Some(Ok(report)) = self.live.as_ref().filter(|live| live.ready).map(|live| live.reports.try_recv()) {
+            if let Report::Subscribed { missing_since: Some((from, reason)), .. } = report {
+                let to = Clock.now().utc;
+                self.tell(Aside::Tell(Change::Gap { from, to, reason, attempts: 1 }));
+            }
+        }
         // The threads notice, and log out.
         self.live = None;
         self.next = None;
         self.renew_at = None;
+        (self.renewing, self.early_gap) = (None, None);
         // What was found missing is known by now, and nobody would find it again.
-        self.queue.retain(|step| matches!(step, Step::Tell(Aside::Event(_))));
+        self.queue.retain(|step| matches!(step, Step::Tell(Aside::Event(_) | Aside::Tell(Change::Gap { .. }))));
         self.answers.clear();
         self.unplaced.clear();
     }
 
     fn successor(&mut self, ended: bool, now: Moment) -> Option<Client> {
-        let due = self.next.as_ref().is_some_and(|next| next.at.is_some_and(|at| ended || at <= now.at));
+        let due = self
+            .next
+            .as_ref()
+            .is_some_and(|next| next.client.is_some() && next.at.is_some_and(|at| ended || at <= now.at));
         if !due {
             return None;
         }
@@ -568,3 +663,6 @@ impl Protocol for Aci {
             .with("sessions", self.counts.sessions)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,9 @@ pub const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 /// So many objects are asked for at once where all at once are too many: what Cisco's acitoolkit asks for.
 const PAGE: u64 = 10_000;
 
+/// No time that an APIC tells is taken for a longer one: a clock must be able to count it. Cisco's longest is a day.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
 /// Times that no answer gave: the ones Cisco states as the defaults.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(600);
 const MAXIMUM_LIFE: Duration = Duration::from_secs(86_400);
@@ -40,6 +43,19 @@ pub enum Account {
         /// The private key.
         signer: RequestSigner,
     },
+}
+
+impl Account {
+    /// `words` without the password, however the login's body spells it.
+    pub fn redact(&self, words: &str) -> String {
+        match self {
+            Account::Password { password, .. } => {
+                let quoted = quote(password.expose());
+                Secret::new(&quoted[1..quoted.len() - 1]).redact(&password.redact(words))
+            }
+            Account::Signature { .. } => words.to_owned(),
+        }
+    }
 }
 
 /// The APIC spoken to.
@@ -112,10 +128,21 @@ pub struct Session {
 pub struct Subscribed {
     /// Its id.
     pub id: String,
-    /// The answers that hold what there is, if they were asked for.
+    /// The answers that hold what there is, as far as they have come.
     pub answers: Vec<String>,
     /// They hold everything, as far as the APIC's own count can tell.
     pub complete: bool,
+}
+
+/// A part of what there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The answer.
+    pub text: String,
+    /// So many objects are in it.
+    pub count: u64,
+    /// So many there are, by the APIC's own count.
+    pub total: Option<u64>,
 }
 
 impl Session {
@@ -180,11 +207,7 @@ impl Session {
 
     /// `words` without the session's token and the account's secret.
     pub fn redact(&self, words: &str) -> String {
-        let words = self.token.redact(words);
-        match &self.account {
-            Account::Password { password, .. } => password.redact(&words),
-            Account::Signature { .. } => words,
-        }
+        self.account.redact(&self.token.redact(words))
     }
 
     /// The session's token.
@@ -216,69 +239,42 @@ impl Session {
         }
     }
 
-    /// Subscribes to `target`; with `list` the answers tell what there is. The socket must be open already.
+    /// Subscribes to `target`; with `whole` the answer tells all there is. The socket must be open already.
     ///
     /// # Errors
-    /// See [`Trouble`].
-    pub fn subscribe(&self, target: &Target, query: &Query, list: bool) -> Result<Subscribed, Trouble> {
-        let life = query.life.map(|life| format!("refresh-timeout={}", life.as_secs()));
-        let paged = |page: &str| {
-            let options = ["subscription=yes".to_owned(), query.selection(), life.clone().unwrap_or_default()];
-            let options = options.into_iter().chain([page.to_owned()]).filter(|option| !option.is_empty());
-            format!("{}?{}", target.path(), options.collect::<Vec<_>>().join("&"))
-        };
-        if list {
-            match self.ask_to_subscribe(&paged("")) {
-                Err(Trouble::TooBig(_)) => {}
-                answer => {
-                    let (id, text, complete) = answer?;
-                    return Ok(Subscribed { id, answers: vec![text], complete });
-                }
-            }
-        }
+    /// See [`Trouble`]. One that has [`Trouble::TooBig`] a `whole` answer can be had without, and [`Session::page`] by page.
+    pub fn subscribe(&self, target: &Target, query: &Query, whole: bool) -> Result<Subscribed, Trouble> {
+        let life = query.life.map(|life| format!("refresh-timeout={}", life.as_secs())).unwrap_or_default();
         // One object is the least an answer can be cut to; the events are not.
-        let (id, _, _) = self.ask_to_subscribe(&paged("page=0&page-size=1"))?;
-        if !list {
-            return Ok(Subscribed { id, answers: Vec::new(), complete: false });
-        }
-        let (answers, complete) = self.list(target, query)?;
-        Ok(Subscribed { id, answers, complete })
-    }
-
-    /// Id, answer, and whether the answer holds as many objects as it counts.
-    fn ask_to_subscribe(&self, path: &str) -> Result<(String, String, bool), Trouble> {
-        let text = self.query(path)?;
+        let page = if whole { "" } else { "page=0&page-size=1" };
+        let options = ["subscription=yes", &query.selection(), &life, page];
+        let options: Vec<&str> = options.into_iter().filter(|option| !option.is_empty()).collect();
+        let text = self.query(&format!("{}?{}", target.path(), options.join("&")))?;
         let envelope = read(&text)?;
-        let complete = envelope.total.is_none_or(|total| total <= envelope.objects.len() as u64);
+        let complete = whole && envelope.total.is_none_or(|total| total <= envelope.objects.len() as u64);
         let Some(id) = envelope.subscriptions.first().map(|id| id.clone().into_owned()) else {
             let reason = "the answer names no subscription";
             return Err(Trouble::Passing { reason: reason.to_owned(), retry_after: None });
         };
-        Ok((id, text, complete))
+        Ok(Subscribed { id, answers: if whole { vec![text] } else { Vec::new() }, complete })
     }
 
-    /// Everything, page by page, and whether all pages together hold as many objects as the first one counted.
-    fn list(&self, target: &Target, query: &Query) -> Result<(Vec<String>, bool), Trouble> {
-        let (mut answers, mut count, mut page) = (Vec::new(), 0, 0);
-        loop {
-            let selection = query.selection();
-            let order = match target {
-                // Without an order the pages of one list need not fit together.
-                Target::Class(class) if query.classes.is_empty() => format!("&order-by={class}.dn|asc"),
-                _ => String::new(),
-            };
-            let join = if selection.is_empty() { "" } else { "&" };
-            let path = format!("{}?{selection}{join}page={page}&page-size={PAGE}{order}", target.path());
-            let text = self.query(&path)?;
-            let envelope = read(&text)?;
-            let (here, total) = (envelope.objects.len() as u64, envelope.total);
-            count += here;
-            answers.push(text);
-            if here == 0 || total.is_some_and(|total| count >= total) {
-                return Ok((answers, total.is_some_and(|total| count >= total)));
-            }
-            page += 1;
-        }
+    /// A page of what there is, counted from 0.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    pub fn page(&self, target: &Target, query: &Query, number: u64) -> Result<Page, Trouble> {
+        let selection = query.selection();
+        let order = match target {
+            // Without an order the pages of one list need not fit together.
+            Target::Class(class) if query.classes.is_empty() => format!("&order-by={class}.dn|asc"),
+            _ => String::new(),
+        };
+        let join = if selection.is_empty() { "" } else { "&" };
+        let text = self.query(&format!("{}?{selection}{join}page={number}&page-size={PAGE}{order}", target.path()))?;
+        let envelope = read(&text)?;
+        let (count, total) = (envelope.objects.len() as u64, envelope.total);
+        Ok(Page { text, count, total })
     }
 
     /// Makes a subscription last.
@@ -336,7 +332,10 @@ impl Session {
             return Err(Trouble::Refused(words));
         }
         let (mut token, mut refresh, mut life) = (None, None, None);
-        let seconds = |raw| json::plain(raw).parse().ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        let seconds = |raw| {
+            let seconds = json::plain(raw).parse().ok().filter(|seconds| *seconds > 0);
+            seconds.map(|seconds| Duration::from_secs(seconds).min(LONGEST))
+        };
         for object in &envelope.objects {
             // Answers of the app center's kind have the token beside the attributes.
             for raw in [object.raw, object.attributes] {
@@ -372,7 +371,10 @@ impl Session {
         match response.status {
             200 => match read(&String::from_utf8_lossy(&response.body)) {
                 Ok(Envelope { error: Some(_), .. }) => Err(Trouble::Wrong(words)),
-                _ => Ok(()),
+                Ok(_) => Ok(()),
+                // Whoever said so (a proxy's page, a portal) has not done what was asked. One that was cut is seen to by whoever asked for it.
+                Err(_) if response.truncated => Ok(()),
+                Err(trouble) => Err(trouble),
             },
             400 if words.contains("too big") => Err(Trouble::TooBig(words)),
             400 if is_about_the_token(&words) => Err(Trouble::Expired(words)),
@@ -411,3 +413,6 @@ fn percent_decode_path(path: &str) -> String {
     // `+` is itself in a path, and a token is full of it.
     percent_decode(&path.replace('+', "%2B"))
 }
+
+#[cfg(test)]
+pub(super) mod tests;

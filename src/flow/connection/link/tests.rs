@@ -493,3 +493,26 @@ fn the_status_tells_where_the_link_is() {
     link.stop("asked");
     assert_eq!(link.status(), "stopping");
 }
+
+fn after(now: Moment, seconds: u32) -> Moment {
+    let millis = now.utc.millis() + i64::from(seconds) * 1000;
+    Moment { at: now.at + SECOND * seconds, utc: Timestamp::from_millis(millis).expect("it is a date") }
+}
+
+#[test]
+fn a_connection_that_turns_out_to_be_useless_was_lost_when_it_became_so_and_the_servers_wish_is_obeyed() {
+    let (mut link, now) = link(|_| ());
+    open(&mut link, now);
+    effects(&mut link);
+    let later = after(now, 90);
+    link.heard(later);
+    link.useless(later, "the session is over", Some(after(now, 20).utc), Some(SECOND * 300), 0.0);
+    let close = Change::Close { reason: "the session is over".to_owned(), code: None };
+    assert_eq!(told(&mut link), [close]);
+    assert_eq!(wait_of(&link, later), SECOND * 300);
+    let again = after(now, 390);
+    open(&mut link, again);
+    let gaps: Vec<Change> = told(&mut link).into_iter().filter(|change| matches!(change, Change::Gap { .. })).collect();
+    let [Change::Gap { from, .. }] = &gaps[..] else { panic!("{gaps:?}") };
+    assert_eq!(*from, after(now, 20).utc);
+}
