@@ -53,8 +53,8 @@ const RENEW_AGAIN: Duration = Duration::from_secs(60);
 /// So many live events wait to hear which target's subscription they came by; of more it is not found out.
 const MOST_UNPLACED: usize = 100_000;
 
-/// So long the APIC may take to hear that we leave.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// So long the APIC may take to hear that we leave: a program whose reader has gone ends within a second.
+const FAREWELL: Duration = Duration::from_millis(800);
 
 /// The events of a fabric.
 pub struct Aci {
