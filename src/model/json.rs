@@ -133,6 +133,12 @@ pub fn elements(raw: &str) -> Vec<&str> {
     serde_json::Deserializer::from_str(raw).deserialize_seq(Elements).unwrap_or_default()
 }
 
+/// The text without line breaks, which in JSON can only stand between values.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.contains(['\r', '\n']) { Cow::Owned(text.replace(['\r', '\n'], "")) } else { Cow::Borrowed(text) }
+}
+
 /// `text` as a JSON string, quotes included.
 pub fn quote(text: &str) -> String {
     serde_json::Value::from(text).to_string()

@@ -380,7 +380,7 @@ impl Protocol for Tutum {
             (Ok(()), Some("error")) => error(text),
             (Ok(()), kind) => {
                 let is_event = kind != Some("auth");
-                let mut line = one_line(text);
+                let mut line = json::one_line(text);
                 match kind {
                     Some("auth") => {}
                     Some("user-notification" | "user-notifications") => {
@@ -479,12 +479,6 @@ fn error(text: &str) -> Meaning<'_> {
         Some(message) if !message.trim().is_empty() => Meaning::Failed(format!("the server said: {}", message.trim())),
         _ => Meaning::Failed("the server sent an error without a message".to_owned()),
     }
-}
-
-/// The text without line breaks, which in JSON can only stand between values.
-fn one_line(text: &str) -> Cow<'_, str> {
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.contains(['\r', '\n']) { Cow::Owned(text.replace(['\r', '\n'], "")) } else { Cow::Borrowed(text) }
 }
 
 #[cfg(test)]

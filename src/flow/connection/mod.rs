@@ -277,6 +277,14 @@ pub struct Heeded {
     pub then: Option<Change>,
 }
 
+impl Heeded {
+    /// What a `gap` says when what changed during it is told after it.
+    pub fn resync() -> Heeded {
+        let members = r#""resync":true,"note":"what changed is told next, with origin resync; states in between cannot be recovered""#;
+        Heeded { members: members.to_owned(), then: None }
+    }
+}
+
 /// What a protocol has to tell beside the messages.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Aside {

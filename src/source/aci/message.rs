@@ -155,18 +155,12 @@ pub fn event(object: &Object<'_>, traits: &Traits<'_>, action: &str, more: &str)
         )
     });
     let place = place.unwrap_or(state);
-    let children = object.children.map(|raw| format!(r#","children":{}"#, one_line(raw))).unwrap_or_default();
+    let children = object.children.map(|raw| format!(r#","children":{}"#, json::one_line(raw))).unwrap_or_default();
     format!(
         r#"{{"type":{},"action":"{action}"{place},"attributes":{}{children}{more}}}"#,
         quote(object.class),
-        one_line(object.attributes),
+        json::one_line(object.attributes),
     )
-}
-
-/// The text without line breaks, which in JSON can only stand between values.
-pub fn one_line(text: &str) -> Cow<'_, str> {
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.contains(['\r', '\n']) { Cow::Owned(text.replace(['\r', '\n'], "")) } else { Cow::Borrowed(text) }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use attempt::{Attempt, Presence, Thread, Tokens};
 use keeper::{Order, Report};
 use known::{Known, Telling};
-use message::{Envelope, Object, Traits, event, one_line};
+use message::{Envelope, Object, Traits, event};
 use recent::{Recent, feed};
 use session::Account;
 use target::Target;
@@ -529,7 +529,7 @@ impl Protocol for Aci {
         }
         self.counts.objects += envelope.objects.len() as u64;
         if self.args.raw {
-            return Meaning::Records(vec![Record { text: one_line(text), is_event: true }]);
+            return Meaning::Records(vec![Record { text: json::one_line(text), is_event: true }]);
         }
         let session = self.live.as_ref().map_or(0, |live| live.number);
         let feeds: Vec<recent::Feed> = envelope.subscriptions.iter().map(|id| feed(session, id)).collect();
@@ -579,8 +579,7 @@ impl Protocol for Aci {
         self.early_gap = self.live.as_ref().is_some_and(|live| !live.ready).then_some(*from);
         if self.args.resync {
             self.telling = true;
-            let members = r#""resync":true,"note":"what changed is told next, with origin resync; states in between cannot be recovered""#;
-            return Heeded { members: members.to_owned(), then: None };
+            return Heeded::resync();
         }
         Heeded::default()
     }

@@ -397,8 +397,7 @@ impl Resync {
                 self.from = [self.from, self.untold_from, Some(*from)].into_iter().flatten().min();
                 self.telling = true;
                 self.want();
-                let members = r#""resync":true,"note":"what changed is told next, with origin resync; states in between cannot be recovered""#;
-                Heeded { members: members.to_owned(), then: None }
+                Heeded::resync()
             }
             // The stream is open all the while: who is paged when it is not must be able to tell the two apart.
             Change::Failed { reason } if self.told.as_ref() == Some(reason) => {
