@@ -417,6 +417,12 @@ fn the_apics_of_a_cluster_are_tried_in_turn() {
     expect(&mut running, "close/Disconnected");
     let third = expect(&mut running, "open/Connected");
     assert_eq!(value(&third, "source"), value(&first, "source"));
+    expect(&mut running, "gap/Connected");
+    // Asked to connect anew it stays with the APIC it has.
+    running.signal("HUP");
+    expect(&mut running, "close/Disconnected");
+    let fourth = expect(&mut running, "open/Connected");
+    assert_eq!(value(&fourth, "source"), value(&first, "source"));
     running.signal("TERM");
     finish_stopped(running);
 }

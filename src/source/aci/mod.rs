@@ -72,6 +72,8 @@ pub struct Aci {
     sessions: u64,
     /// An attempt was made before.
     attempted: bool,
+    /// The credentials were read again since.
+    reloaded: bool,
     live: Option<Live>,
     next: Option<Next>,
     /// When the session in use is to be followed by another.
@@ -176,6 +178,7 @@ impl Aci {
             tokens: Tokens::default(),
             sessions: 0,
             attempted: false,
+            reloaded: false,
             live: None,
             next: None,
             renew_at: None,
@@ -498,8 +501,9 @@ impl Protocol for Aci {
     }
 
     fn dial(&mut self) -> Dial {
-        // Whatever was wrong with one APIC need not be wrong with the next.
-        if std::mem::replace(&mut self.attempted, true) {
+        // Whatever was wrong with one APIC need not be wrong with the next; but credentials are wrong everywhere.
+        let stay = std::mem::take(&mut self.reloaded);
+        if std::mem::replace(&mut self.attempted, true) && !stay {
             self.at = (self.at + 1) % self.bases.len();
         }
         self.hung_up();
@@ -554,6 +558,7 @@ impl Protocol for Aci {
     }
 
     fn reload(&mut self) -> Result<bool, String> {
+        self.reloaded = true;
         let account = self.args.account()?;
         let before = self.fingerprint();
         self.account = account;
