@@ -169,7 +169,8 @@ fn the_packages_hold_everything_and_are_the_same_each_time() {
     assert!(tar.lines().all(|line| line.contains(" 0/0 ")) && deb.lines().all(|line| line.contains(" root/root ")));
     let name = find(".tar.gz").file_name().unwrap().to_string_lossy().replace(".tar.gz", "");
     assert!(name.starts_with(&format!("tutum-{version}-")), "{name}");
-    let (tar, deb) = (paths(&tar), paths(&deb));
+    let (listing_of_tar, listing_of_deb) = (tar, deb);
+    let (tar, deb) = (paths(&listing_of_tar), paths(&listing_of_deb));
     for program in programs() {
         for file in [
             format!("bin/{program}"),
@@ -191,6 +192,10 @@ fn the_packages_hold_everything_and_are_the_same_each_time() {
     }
     for file in ["etc/tutum/stream.sh", "etc/tutum/stream.env", "etc/tutum/credentials/"] {
         assert!(tar.contains(&format!("{name}/{file}")) && deb.contains(&format!("./{file}")), "{file}");
+    }
+    for file in ["share/tutum/adapters/follow", "share/tutum/recipes/fallback", "share/tutum/bus/kafka-partition"] {
+        let modes = |listing: &str| listing.lines().any(|line| line.ends_with(file) && line.starts_with("-rwxr-xr-x"));
+        assert!(modes(&listing_of_tar) && modes(&listing_of_deb), "{file} can be run");
     }
     let depends = succeed(Command::new("dpkg-deb").arg("--field").arg(find(".deb")).arg("Depends"));
     assert_eq!(depends, "libc6 (>= 2.34)\n", "the programs of a test are dynamic");
