@@ -154,7 +154,10 @@ fn a_shell_at_a_terminal_completes_flags_values_and_files_with_spaces() {
     let typed = "to-pagerduty --key-file my\tth\t--ur\tx --region=e\t--api v2 --region u\t\nexit\n";
     let terminal =
         format!("cd '{}'; exec script -qec 'bash --rcfile settings -i' /dev/null", scratch.path("").display());
-    let finished = Running::start(shell(&terminal)).input(typed.as_bytes()).finish();
+    let mut terminal = shell(&terminal);
+    // Where the shell leaves its history.
+    terminal.env("HOME", scratch.path(""));
+    let finished = Running::start(terminal).input(typed.as_bytes()).finish();
     let expected = "<--key-file><my keys/the one><--url><x><--region=eu><--api><v2><--region><us>";
     assert_eq!(scratch.read("words"), expected, "{}", finished.stdout);
 }
