@@ -8,6 +8,7 @@
 # - The script ends with the status a supervisor should act on: of all stages', 3 (credentials refused) wins, then 2 (wrong
 #   configuration), then the last failure.
 # - Stages that are not ours notice, as ours do, that their reader is gone: foreign_source and foreign_stage run them.
+# - A pager goes on without a chat that refuses its webhook: optional_sink runs the chat.
 #
 # Needs bash 4.4 and coreutils 8.28.
 
@@ -85,6 +86,31 @@ foreign_source() { # COMMAND…
   command=$!
   trap 'stopped=yes; kill -TERM "$command" 2>/dev/null || true' TERM INT
   attend
+}
+
+# Runs the last sink of a pipeline so that those before it go on without it: a chat behind a pager. When it gives up by itself (credentials refused,
+# wrong configuration, the outside world) that is told, what comes is dropped, and after a while it is tried again, with its spool. The status is then
+# 1, which is restarted like any other but 2 and 3: else the pipeline might stay down for the chat's sake. A crash ends the pipeline.
+optional_sink() { # COMMAND…
+  local status pause deadline left verdict=0
+  while :; do
+    status=0
+    "$@" || status=$?
+    case $status in
+      0) return "$verdict" ;;
+      2 | 3 | 126 | 127) pause=3600 ;;
+      4) pause=60 ;;
+      *) return "$status" ;;
+    esac
+    verdict=1 pause=${OPTIONAL_SINK_PAUSE:-$pause}
+    # For the journal: critical.
+    echo "${JOURNAL_STREAM:+<2>}$0: $1 ended with $status: the rest goes on without it, and it is tried again in $pause seconds" >&2
+    # Not by timeout(1), which would hand on a TERM and leave before the end of input.
+    deadline=$((SECONDS + pause))
+    while left=$((deadline - SECONDS)) && [ "$left" -gt 0 ]; do
+      IFS= read -r -t "$left" _ || [ $? -gt 128 ] || return "$verdict"
+    done
+  done
 }
 
 # A source that is asked for what happened since a time misses nothing over a restart. FILE holds the newest records that came to the end of the

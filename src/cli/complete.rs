@@ -53,13 +53,16 @@ pub fn bash<A>(program: &Program<A>) -> String {
             cases +=
                 &format!("        {names}) COMPREPLY=($(compgen -W '{}' -- \"$cur\")); return ;;\n", choices.join(" "));
         } else if row.takes_file() {
-            cases += &format!("        {names}) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n");
+            // The shell's own way with files, which knows folders and names with spaces.
+            cases += &format!("        {names}) compopt -o default 2>/dev/null; return ;;\n");
         } else if row.value.is_some() {
             cases += &format!("        {names}) return ;;\n");
         }
     }
     format!(
-        "{function}() {{\n    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}}\n    COMPREPLY=()\n    case $prev in\n{cases}    esac\n    \
+        "{function}() {{\n    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}}\n    COMPREPLY=()\n    \
+         # --flag=VALUE comes as three words.\n    \
+         [ \"$prev\" != = ] || prev=${{COMP_WORDS[COMP_CWORD-2]}}\n    [ \"$cur\" != = ] || cur=\n    case $prev in\n{cases}    esac\n    \
          COMPREPLY=($(compgen -W '{}' -- \"$cur\"))\n}}\ncomplete -F {function} {}\n",
         flags.join(" "),
         program.name,

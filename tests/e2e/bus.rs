@@ -310,10 +310,21 @@ fn rabbitmq_forgets_an_event_only_when_it_is_delivered() {
 #[test]
 fn every_script_is_in_the_readme_and_says_how_it_is_used() {
     let readme = include_str!("../../scripts/bus/README.md");
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path("bin")).expect("it can be made");
+    for tool in ["bash", "env", "sed", "dirname", "readlink"] {
+        let link = format!("ln -s \"$(command -v {tool})\" '{}'", scratch.path("bin").display());
+        Running::start(shell(&link)).finish().expect_code(0);
+    }
     for name in ["kafka-publish", "kafka-group", "kafka-partition", "rabbitmq-publish", "rabbitmq-consume"] {
         assert!(readme.contains(&format!("| `{name} ")), "{name}");
         let asked = start(&format!("'{}'", script(name))).finish().expect_code(2);
         assert!(asked.stderr.contains("usage: ") && asked.stdout.is_empty(), "{name}: {}", asked.stderr);
+        // A host without the client: no restart will mend that.
+        let mut without = shell(&format!("exec '{}' topic 0 '{}' true", script(name), scratch.path("file").display()));
+        without.env("PATH", scratch.path("bin"));
+        let asked = Running::start(without).finish().expect_code(2);
+        assert!(asked.stderr.contains(" is not installed"), "{name}: {}", asked.stderr);
     }
 }
 

@@ -130,6 +130,8 @@ fn package(scratch: &Scratch, out: &str) -> PathBuf {
         let path = scratch.write(&format!("bin/{program}"), stand_in);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it can be made executable");
     }
+    // The one that tells whether the programs are static.
+    succeed(Command::new("strip").arg("-o").arg(bin.join("aci-stream")).arg(binary("aci-stream")));
     let mut command = Command::new(root().join("scripts/package"));
     command.env("PACKAGE_LEVEL", "1").env("SOURCE_DATE_EPOCH", "1790000000");
     let out = scratch.path(out);
@@ -167,7 +169,8 @@ fn the_packages_hold_everything_and_are_the_same_each_time() {
     assert!(tar.lines().all(|line| line.contains(" 0/0 ")) && deb.lines().all(|line| line.contains(" root/root ")));
     let name = find(".tar.gz").file_name().unwrap().to_string_lossy().replace(".tar.gz", "");
     assert!(name.starts_with(&format!("tutum-{version}-")), "{name}");
-    let (tar, deb) = (paths(&tar), paths(&deb));
+    let (listing_of_tar, listing_of_deb) = (tar, deb);
+    let (tar, deb) = (paths(&listing_of_tar), paths(&listing_of_deb));
     for program in programs() {
         for file in [
             format!("bin/{program}"),
@@ -190,6 +193,12 @@ fn the_packages_hold_everything_and_are_the_same_each_time() {
     for file in ["etc/tutum/stream.sh", "etc/tutum/stream.env", "etc/tutum/credentials/"] {
         assert!(tar.contains(&format!("{name}/{file}")) && deb.contains(&format!("./{file}")), "{file}");
     }
+    for file in ["share/tutum/adapters/follow", "share/tutum/recipes/fallback", "share/tutum/bus/kafka-partition"] {
+        let modes = |listing: &str| listing.lines().any(|line| line.ends_with(file) && line.starts_with("-rwxr-xr-x"));
+        assert!(modes(&listing_of_tar) && modes(&listing_of_deb), "{file} can be run");
+    }
+    let depends = succeed(Command::new("dpkg-deb").arg("--field").arg(find(".deb")).arg("Depends"));
+    assert_eq!(depends, "libc6 (>= 2.34)\n", "the programs of a test are dynamic");
     let unpacked = scratch.path("unpacked");
     fs::create_dir(&unpacked).expect("it can be made");
     succeed(Command::new("tar").arg("-C").arg(&unpacked).arg("-xf").arg(find(".tar.gz")));
@@ -197,4 +206,32 @@ fn the_packages_hold_everything_and_are_the_same_each_time() {
     assert!(succeed(Command::new(version_of).arg("--version")).starts_with(&format!("to-slack {version}")));
     let script = fs::read_to_string(unpacked.join(&name).join("etc/tutum/stream.sh")).expect("it is there");
     assert!(script.contains("/usr/local/share/tutum}/pipeline.sh"), "a tarball goes to /usr/local");
+}
+
+#[test]
+fn it_packages_in_a_folder_with_spaces_and_says_how_it_is_used() {
+    let script = root().join("scripts/package");
+    let scratch = Scratch::new();
+    let tree = scratch.path("a folder with spaces");
+    for folder in ["scripts", "src/bin", "bin"] {
+        fs::create_dir_all(tree.join(folder)).expect("it can be made");
+    }
+    fs::copy(&script, tree.join("scripts/package")).expect("it can be copied");
+    fs::write(tree.join("Cargo.toml"), "version = \"0.0.0\"\n").expect("it can be written");
+    fs::write(tree.join("src/bin/to-nowhere.rs"), "").expect("it can be written");
+    let cargo = tree.join("bin/cargo");
+    fs::write(&cargo, "#!/bin/sh\nprintf %s \"$CARGO_ENCODED_RUSTFLAGS\"\nexit 101\n").expect("it can be written");
+    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).expect("it can be made executable");
+    let package =
+        format!("PATH='{}':$PATH '{}' --target x", tree.join("bin").display(), tree.join("scripts/package").display());
+    let finished = Running::start(shell(&package)).finish().expect_code(101);
+    let flags: Vec<&str> = finished.stdout.split('\x1f').collect();
+    assert!(flags.contains(&format!("--remap-path-prefix={}=.", tree.display()).as_str()), "{flags:?}");
+    assert_eq!(flags[..2], ["-C", "target-feature=+crt-static"]);
+    for (wrong, said) in
+        [("--bin-dir", "usage: "), ("--help", "usage: "), ("--target x --bin-dir /nonexistent", "/aci-stream: no such")]
+    {
+        let finished = Running::start(shell(&format!("'{}' {wrong}", script.display()))).finish().expect_code(2);
+        assert!(finished.stderr.contains(said), "{wrong}: {}", finished.stderr);
+    }
 }

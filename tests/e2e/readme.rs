@@ -137,6 +137,32 @@ fn every_program_prints_help_version_man_page_and_completions() {
 }
 
 #[test]
+fn a_shell_at_a_terminal_completes_flags_values_and_files_with_spaces() {
+    if !tool("script") {
+        return;
+    }
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.path("my keys")).expect("it can be made");
+    scratch.write("my keys/the one", "");
+    let words = scratch.path("words");
+    let settings = format!(
+        "source <('{}' --generate bash)\nto-pagerduty() {{ printf '<%s>' \"$@\" >'{}'; }}\n",
+        binary("to-pagerduty").display(),
+        words.display()
+    );
+    scratch.write("settings", settings);
+    let typed = "to-pagerduty --key-file my\tth\t--ur\tx --region=e\t--api v2 --region u\t\nexit\n";
+    let terminal =
+        format!("cd '{}'; exec script -qec 'bash --rcfile settings -i' /dev/null", scratch.path("").display());
+    let mut terminal = shell(&terminal);
+    // Where the shell leaves its history.
+    terminal.env("HOME", scratch.path(""));
+    let finished = Running::start(terminal).input(typed.as_bytes()).finish();
+    let expected = "<--key-file><my keys/the one><--url><x><--region=eu><--api><v2><--region><us>";
+    assert_eq!(scratch.read("words"), expected, "{}", finished.stdout);
+}
+
+#[test]
 fn the_demo_tells_its_story() {
     let directory = binary("tutum-filter").parent().expect("a program is in a directory").to_owned();
     let mut demo = std::process::Command::new(root().join("scripts/demo"));

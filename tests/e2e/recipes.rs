@@ -264,6 +264,42 @@ fn a_second_region_has_the_events_of_the_first_and_pages_when_that_is_gone() {
 }
 
 #[test]
+fn a_region_whose_source_dies_does_not_serve_silence() {
+    let scratch = Scratch::new();
+    let (_serve, address) = serve(&scratch.write("events", EVENTS), "127.0.0.1:0");
+    let server = services(202);
+    let line = "first-region --listen 127.0.0.1:0";
+    let running = recipe(line, &scratch, &format!("--url ws://{address}"), &server, &[]);
+    until("events are served", || scratch.read("audit.ndjson").contains("/service/5b0f/"));
+    send_signal(descendant(running.id(), "tutum-stream").expect("it runs"), "KILL");
+    assert_ne!(running.finish().code, 0);
+}
+
+#[test]
+fn refused_credentials_and_missing_settings_are_what_every_recipe_ends_with() {
+    let server = FakeHttp::start(|request| match request.path.as_str() {
+        "/v2/enqueue" => Answer::text("").with_status(401),
+        _ => Answer::text("ok"),
+    });
+    for line in
+        ["dead-mans-switch", "fallback", "fan-out", "first-region --listen 127.0.0.1:0", "quiet-hours", "second-region"]
+    {
+        let scratch = Scratch::new();
+        let (_serve, address) = serve(&scratch.write("events", EVENTS), "127.0.0.1:0");
+        let source = format!("--url ws://{address}");
+        let switch = server.url("/ping");
+        // tee fails in another way, and does not hide it.
+        if line != "second-region" {
+            fs::create_dir(scratch.path("audit.ndjson")).expect("it can be made");
+        }
+        let finished = recipe(line, &scratch, &source, &server, &[("SWITCH_URL", &switch)]).finish();
+        assert_eq!(finished.code, 3, "{line}: {}", finished.stderr);
+        let finished = recipe(line, &Scratch::new(), "", &server, &[]).finish();
+        assert_eq!(finished.code, 2, "{line}: {}", finished.stderr);
+    }
+}
+
+#[test]
 fn every_recipe_is_tested_here_and_named_in_the_readme() {
     let tests = include_str!("recipes.rs");
     let readme = include_str!("../../README.md");

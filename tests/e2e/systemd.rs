@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -113,7 +114,15 @@ impl Host {
 
     /// Runs a shipped pipeline as the unit does, in a process group of its own.
     fn pipeline(&self, name: &str) -> Running {
-        self.script(&root().join(format!("scripts/systemd/pipelines/{name}.sh")))
+        self.pipeline_with(name, &[])
+    }
+
+    fn pipeline_with(&self, name: &str, settings: &[(&str, &str)]) -> Running {
+        let mut command = Command::new("env");
+        command.args(settings.iter().map(|(name, value)| format!("{name}={value}")));
+        command.args(["bash", "-o", "pipefail", "-o", "errexit"]);
+        command.arg(root().join(format!("scripts/systemd/pipelines/{name}.sh")));
+        self.run(command)
     }
 
     fn script(&self, script: &Path) -> Running {
@@ -123,7 +132,7 @@ impl Host {
     }
 
     fn run(&self, mut command: Command) -> Running {
-        command.env_clear().process_group(0);
+        command.env_clear();
         let own = binary("tutum-filter").parent().expect("a program is in a directory").display().to_string();
         let path = std::env::var("PATH").unwrap_or_default();
         command
@@ -136,7 +145,8 @@ impl Host {
         for (name, value) in [("STREAM", "ws"), ("REST", "http")] {
             command.env(format!("TUTUM_{name}_HOST"), format!("{value}://{}", self.scratch.read("address")));
         }
-        Running::start(command)
+        // As the unit's end takes all processes with it, so does the test's.
+        Running::start_group(command)
     }
 
     /// A Stream API that the stream pipeline is led to, with events again and again at a pace, or none.
@@ -152,12 +162,17 @@ impl Host {
         serve.until_stderr("listening on http://");
         let address = serve.stderr().split("http://").nth(1).unwrap_or_default().trim().to_owned();
         self.scratch.write("address", address);
+        self.lead_to_the_pager();
+        serve
+    }
+
+    /// PagerDuty is where Slack is.
+    fn lead_to_the_pager(&self) {
         let pager = binary("to-pagerduty");
         self.stand_in(
             "to-pagerduty",
             &format!("exec -a to-pagerduty '{}' --url '{}' \"$@\"", pager.display(), self.slack.url("/v2/enqueue")),
         );
-        serve
     }
 
     /// Docker's client with an engine of one file, which remembers and goes on.
@@ -360,11 +375,76 @@ fn three_then_two_win_over_every_other_status() {
 }
 
 #[test]
-fn a_refused_webhook_ends_the_pipeline_with_3() {
+fn the_pager_goes_on_when_the_chat_refuses_its_webhook() {
     let mut host = Host::new();
     let _serve = host.serve(Some("20/s"));
-    host.slack = FakeHttp::start(|_| Answer::text("invalid_token").with_status(403));
+    let dead = Arc::new(AtomicBool::new(true));
+    let chat = Arc::clone(&dead);
+    host.slack = FakeHttp::start(move |request| match request.path.as_str() {
+        "/v2/enqueue" => Answer::json(r#"{"status":"success"}"#).with_status(202),
+        _ if chat.load(Ordering::Relaxed) => Answer::text("invalid_token").with_status(403),
+        _ => Answer::text("ok"),
+    });
+    host.lead_to_the_pager();
+    let count = |path: &str| host.slack.requests().iter().filter(|request| request.path == path).count();
+    let running = host.pipeline_with("stream", &[("OPTIONAL_SINK_PAUSE", "1")]);
+    let told = "/stream.sh: to-slack ended with 3: the rest goes on without it, and it is tried again in 1 seconds\n";
+    // Told each time that it is tried, while the pager gets more and more.
+    for _ in 0..2 {
+        let (refusals, pages) = (running.stderr().matches(told).count(), count("/v2/enqueue"));
+        until("it is told, and people are paged", || {
+            running.stderr().matches(told).count() > refusals && count("/v2/enqueue") > pages
+        });
+    }
+    // The chat comes back by itself.
+    dead.store(false, Ordering::Relaxed);
+    let refused = count("/slack");
+    until("it chats", || count("/slack") > refused + 1);
+    stop(&running);
+    // Neither 0, for the chat missed something, nor 3, with which it would stay down.
+    running.finish().expect_code(1);
+}
+
+#[test]
+fn the_pager_goes_on_without_a_webhook_and_is_read_to_the_end() {
+    let host = Host::new();
+    let _serve = host.serve(Some("500/s"));
+    let script = host.scratch.write(
+        "script",
+        ". \"$TUTUM_SHARE/pipeline.sh\"\nSLACK_URL=none\ntutum-stream --stats | tutum-filter --stats | optional_sink to-slack >/dev/null\n",
+    );
+    let running = host.script(&script);
+    // Before it listens, it has not learned yet that TERM is meant for it.
+    running.until_stderr("to-slack ended with 2: the rest goes on without it").until_stderr(": open\n");
+    stop(&running);
+    let finished = running.finish().expect_code(1);
+    let accounts: Vec<serde_json::Value> = ["tutum-stream", "tutum-filter"]
+        .map(|program| {
+            let start = format!("{{\"program\":\"{program}\"");
+            let line = finished.stderr.lines().rfind(|line| line.contains(&start)).expect("it tells its accounts");
+            serde_json::from_str(line).expect("accounts are JSON")
+        })
+        .into();
+    assert!(accounts[0]["out"].as_u64() > Some(0));
+    assert_eq!(accounts[0]["out"], accounts[1]["out"], "{}", finished.stderr);
+}
+
+#[test]
+fn a_refused_credential_of_what_cannot_be_left_out_ends_the_pipeline_with_3() {
+    let mut host = Host::new();
+    let _serve = host.serve(Some("20/s"));
+    host.slack = FakeHttp::start(|request| match request.path.as_str() {
+        "/v2/enqueue" => Answer::text("").with_status(401),
+        _ => Answer::text("ok"),
+    });
+    host.lead_to_the_pager();
     host.pipeline("stream").finish().expect_code(3);
+    if tool("jq") {
+        host.slack = FakeHttp::start(|_| Answer::text("invalid_token").with_status(403));
+        host.engine();
+        host.containers_die(0..5);
+        host.pipeline("docker").finish().expect_code(3);
+    }
 }
 
 #[test]

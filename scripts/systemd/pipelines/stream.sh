@@ -5,9 +5,9 @@
 . "${TUTUM_SHARE:-/usr/share/tutum}/pipeline.sh"
 required STATE_DIRECTORY
 
-# The pager comes before the chat: a full queue holds up what is behind it.
+# The pager comes before the chat, since a full queue holds up what is behind it, and goes on without it.
 tutum-stream --resync --state "$STATE_DIRECTORY/seen" |
   tutum-enrich |
   to-pagerduty --spool "$STATE_DIRECTORY/pages" |
   tutum-filter --lifecycle --type service |
-  to-slack --spool "$STATE_DIRECTORY/chat" >/dev/null
+  optional_sink to-slack --spool "$STATE_DIRECTORY/chat" >/dev/null
