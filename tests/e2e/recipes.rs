@@ -300,17 +300,10 @@ fn refused_credentials_and_missing_settings_are_what_every_recipe_ends_with() {
 }
 
 #[test]
-fn every_recipe_is_tested_here_and_named_in_the_readme() {
-    let tests = include_str!("recipes.rs");
+fn every_recipe_is_named_in_the_readme() {
     let readme = include_str!("../../README.md");
     for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/recipes")).expect("there are recipes") {
         let name = entry.expect("it can be read").file_name().into_string().expect("a recipe has a plain name");
-        assert!(
-            tests.contains(&format!("{name} "))
-                || tests.contains(&format!("\"{name}\""))
-                || tests.contains(&format!("/{name}")),
-            "{name} is not tested"
-        );
         assert!(readme.contains(&format!("`{name}`")), "{name} is not in README");
     }
 }
