@@ -87,9 +87,9 @@ fn admits_header(name: &str, key: &Secret, value: &str) -> bool {
 fn admits_query(name: &str, key: &Secret, query: &str) -> bool {
     if let Some(auth) = parameter(query, "auth") {
         let auth = percent_decode(auth);
-        let (scheme, credential) = auth.trim().split_once(' ').unwrap_or((&auth, ""));
-        // Form decoding turned a raw "+" of the base64 (or of the key) into a space.
-        let mended = format!("{scheme} {}", credential.trim().replace(' ', "+"));
+        let (scheme, credential) = auth.trim_start().split_once(' ').unwrap_or((&auth, ""));
+        // Form decoding turned a raw "+" of the base64 (or of the key) into a space, and it may have been the last character.
+        let mended = format!("{scheme} {}", credential.trim_start().replace(' ', "+"));
         return admits_header(name, key, &auth) || admits_header(name, key, &mended);
     }
     let (Some(token), Some(user)) = (parameter(query, "token"), parameter(query, "user")) else { return false };
@@ -157,6 +157,17 @@ mod tests {
     fn a_plus_in_a_key_survives_clients_that_escape_nothing() {
         let gate = Gate::Guarded { name: "jo".to_owned(), key: Secret::new("a+b") };
         for query in ["token=a+b&user=jo", "token=a%2Bb&user=jo", "auth=ApiKey%20jo:a+b", "auth=ApiKey+jo%3Aa%2Bb"] {
+            assert!(gate.admits(&head(query, &[])), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_plus_at_the_end_of_raw_base64_survives() {
+        let gate = Gate::Guarded { name: "bob".to_owned(), key: Secret::new(">>>???~~") };
+        // "bob:>>>???~~" in base64.
+        for query in
+            ["auth=Basic%20Ym9iOj4+Pj8/P35+", "auth=Basic+Ym9iOj4+Pj8/P35+", "auth=Basic+Ym9iOj4%2BPj8%2FP35%2B"]
+        {
             assert!(gate.admits(&head(query, &[])), "{query}");
         }
     }

@@ -164,7 +164,7 @@ pub fn page(store: &Store, kind: &str, path: &str, query: &str, now: Instant) ->
     let null = || "null".to_owned();
     let next = if offset.saturating_add(limit) < total { to(offset + limit) } else { null() };
     let previous = if offset > 0 { to(offset.saturating_sub(limit)) } else { null() };
-    let objects: Vec<String> = found.iter().skip(offset).take(limit).map(|object| object.json()).collect();
+    let objects: Vec<String> = found.iter().skip(offset).take(limit).map(|object| object.item_json()).collect();
     Some(Ok(format!(
         r#"{{"meta":{{"limit":{limit},"next":{next},"offset":{offset},"previous":{previous},"total_count":{total}}},"objects":[{}]}}"#,
         objects.join(",")
@@ -199,6 +199,19 @@ mod tests {
         json::object(&text, |key, raw| objects = (key == "objects").then_some(raw).or(objects)).unwrap();
         let uris = json::elements(objects.unwrap()).into_iter().filter_map(|object| text_of(object, "uuid"));
         uris.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn an_item_is_shorter_than_its_object() {
+        let (store, now) = (Store::default(), start());
+        let whole = r#"{"resource_uri":"/api/v1/container/c1/","name":"web","container_envvars":[{"key":"A","value":"b"}],"link_variables":{"A":"b"},"bindings":[],"roles":["global"],"linked_to_container":[],"exit_code":1.0}"#;
+        store.put(whole, now).unwrap();
+        let text = page(&store, "container", "/x/", "", now.at).unwrap().unwrap();
+        assert!(text.contains(r#""name":"web","exit_code":1.0"#), "{text}");
+        for key in ["container_envvars", "link_variables", "bindings", "roles", "linked_to_container"] {
+            assert!(!text.contains(key), "{text}");
+            assert!(store.get("/api/v1/container/c1/").unwrap().json().contains(key));
+        }
     }
 
     #[test]

@@ -114,6 +114,19 @@ impl Object {
         format!("{{{}}}", members.join(","))
     }
 
+    /// The object as an item of a list, which is shorter: without what Tutum's API tells only of a single object.
+    pub fn item_json(&self) -> String {
+        let mut members = Vec::new();
+        let whole = self.json();
+        let told = json::object(&whole, |key, raw| {
+            if !is_detail(key) {
+                members.push(format!("{}:{raw}", quote(key)));
+            }
+        });
+        told.expect("json() writes an object");
+        format!("{{{}}}", members.join(","))
+    }
+
     fn dated(&mut self, key: &'static str, date: Timestamp) {
         if !self.dates.iter().any(|(known, _)| *known == key) {
             self.dates.push((key, date));
@@ -357,6 +370,13 @@ pub fn text_of<'t>(object: &'t str, key: &str) -> Option<Cow<'t, str>> {
     let mut found = None;
     json::select(object, |known| known == key, |_, raw| found = json::string(raw)).ok()?;
     found
+}
+
+/// Documented as left out of lists: variables (which may be secrets), bindings, links and roles.
+fn is_detail(key: &str) -> bool {
+    matches!(key, "container_envvars" | "link_variables" | "bindings" | "roles")
+        || key.starts_with("linked_from_")
+        || key.starts_with("linked_to_")
 }
 
 #[cfg(test)]
