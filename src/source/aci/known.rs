@@ -33,6 +33,8 @@ struct Seen {
     attributes: Box<[Attribute]>,
     /// The targets that showed it.
     targets: Vec<u16>,
+    /// Whether an answer showed it: then all of its attributes are known, and another one is a change. An event may leave some out.
+    whole: bool,
 }
 
 /// What a live event said of an object while an answer was under way, which is newer.
@@ -116,7 +118,8 @@ impl Known {
         }
         if let Some(seen) = self.objects.get_mut(name) {
             if action == "create" {
-                seen.attributes = attributes.into()
+                seen.attributes = attributes.into();
+                seen.whole = false;
             } else {
                 seen.overlay(&attributes)
             }
@@ -125,7 +128,7 @@ impl Known {
             }
         } else {
             // Even of a modification that came first what it says is remembered: a deletion must be told one day.
-            self.learn(name, object.class, attributes, targets);
+            self.learn(name, object.class, attributes, targets, false);
         }
     }
 
@@ -177,7 +180,7 @@ impl Known {
         let is_newer = |attribute: &Attribute| newer.as_ref().is_some_and(|names| names.contains(&attribute.0));
         let whole = |action, more| Some(event(object, traits, action, more));
         let Some(seen) = self.objects.get_mut(name) else {
-            self.learn(name, object.class, found, &[target]);
+            self.learn(name, object.class, found, &[target], true);
             return match telling {
                 Telling::Nothing => None,
                 Telling::Differences => whole("create", RESYNC),
@@ -192,12 +195,15 @@ impl Known {
         };
         let changed: HashSet<u32> = found
             .iter()
-            .filter(|attribute| !is_newer(attribute) && was_known(attribute).is_ok_and(|value| value != attribute.1))
+            .filter(|attribute| {
+                !is_newer(attribute) && was_known(attribute).map_or(seen.whole, |value| value != attribute.1)
+            })
             .map(|attribute| attribute.0)
             .collect();
         let mut older: Vec<Attribute> = found.into_iter().filter(|attribute| !is_newer(attribute)).collect();
         older.sort_unstable();
         seen.overlay(&older);
+        seen.whole = true;
         match telling {
             Telling::Nothing => None,
             Telling::Everything => {
@@ -238,14 +244,15 @@ impl Known {
         if telling == Telling::Differences { told } else { Vec::new() }
     }
 
-    fn learn(&mut self, name: &str, class: &str, attributes: Vec<Attribute>, targets: &[u16]) {
+    fn learn(&mut self, name: &str, class: &str, attributes: Vec<Attribute>, targets: &[u16], whole: bool) {
         if self.objects.len() >= MOST_OBJECTS {
             self.overflowed = true;
             return;
         }
         let class = self.classes.get(class).map_or_else(|| Arc::from(class), Arc::clone);
         self.classes.insert(Arc::clone(&class));
-        self.objects.insert(name.into(), Seen { class, attributes: attributes.into(), targets: targets.to_vec() });
+        self.objects
+            .insert(name.into(), Seen { class, attributes: attributes.into(), targets: targets.to_vec(), whole });
     }
 }
 
@@ -366,6 +373,18 @@ mod tests {
                 )
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn an_attribute_that_was_not_there_is_a_change_unless_only_an_event_told_of_the_object() {
+        let mut known = Known::default();
+        known.compare(0, &answer(&[A]), true, Telling::Nothing);
+        live(&mut known, r#""dn":"uni/tn-C","uid":"3","status":"created""#, &[0]);
+        let more =
+            [r#""dn":"uni/tn-A","descr":"a","uid":"1","nameAlias":"x""#, r#""dn":"uni/tn-C","uid":"3","ownerTag":"""#];
+        let told = known.compare(0, &answer(&more), true, Telling::Differences);
+        assert_eq!(short(told), [r#"update uni/tn-A {"dn":"uni/tn-A","nameAlias":"x","status":"modified"}"#]);
+        assert!(known.compare(0, &answer(&more), true, Telling::Differences).is_empty());
     }
 
     #[test]
