@@ -44,6 +44,12 @@ const STATES: usize = 20;
 /// What is said where nothing better is known.
 const FALLBACK: &str = "You received a message from Tutum Stream!";
 
+/// The `resource_uri` of the record that `--send-test` sends.
+const TEST_URI: &str = "/to-slack/send-test/";
+
+/// What it says by default, so that nobody takes it for news.
+const TEST: &str = "This is a test message of to-slack, sent with --send-test. The webhook works.";
+
 /// What a user can say about the message.
 #[derive(Clone, Debug, Default)]
 pub struct SlackArgs {
@@ -193,6 +199,9 @@ fn escape(text: &str) -> String {
 fn default_text(event: &Event<'_>) -> String {
     if event.is_lifecycle() {
         return lifecycle_text(event);
+    }
+    if event.resource_uri.as_deref() == Some(TEST_URI) {
+        return TEST.to_owned();
     }
     if let Some(news) = news::news(event) {
         return news_text(event, &news);
@@ -352,8 +361,11 @@ impl Destination for Slack {
     }
 
     fn test_record(&self) -> String {
-        r#"{"type":"stream","action":"open","state":"Connected","resource_uri":"/v1/events","reason":"a test message"}"#
-            .to_owned()
+        json!({
+            "type": "test", "action": "update", "state": "only a test", "name": "message of to-slack --send-test",
+            "resource_uri": TEST_URI
+        })
+        .to_string()
     }
 }
 

@@ -213,6 +213,9 @@ fn send_test_tells_how_it_went() {
         let server = FakeHttp::script([answer]);
         let finished = Running::start(slack(&server, &["--send-test"])).finish().expect_code(code);
         assert!(finished.stderr.contains(said), "{}", finished.stderr);
+        // Nobody in the channel may take it for news.
+        let body = server.requests()[0].text();
+        assert!(body.contains("This is a test message of to-slack"), "{body}");
         assert_eq!(server.requests().len(), 1);
     }
 }
