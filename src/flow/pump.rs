@@ -40,7 +40,11 @@ pub const fn flags<A: AsMut<PumpArgs>>() -> [Flag<A>; 3] {
         Flag {
             spec: "--max-line SIZE",
             help: "the longest line taken, 16MiB by default. A longer one is faulty",
-            set: Set::Value(|a, v| store_size(&mut a.as_mut().max_line, v)),
+            set: Set::Value(|a, v| {
+                let size = &mut a.as_mut().max_line;
+                store_size(size, v)?;
+                if *size == 0 { Err("must be longer than zero".to_owned()) } else { Ok(()) }
+            }),
         },
         Flag {
             spec: "--rejects FILE",

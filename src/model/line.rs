@@ -185,6 +185,17 @@ impl Lines {
         &self.bytes[self.written..]
     }
 
+    /// What goes into one write: as many whole lines as fit into `limit` bytes, or a longer line alone. Empty if nothing is pending.
+    pub fn next_write(&self, limit: usize) -> &[u8] {
+        let pending = self.pending();
+        if pending.len() <= limit {
+            return pending;
+        }
+        let last = memchr::memrchr(b'\n', &pending[..limit]);
+        let end = last.or_else(|| memchr::memchr(b'\n', &pending[limit..]).map(|offset| limit + offset));
+        end.map_or(pending, |end| &pending[..=end])
+    }
+
     /// Says that the first `count` pending bytes are written.
     pub fn wrote(&mut self, count: usize) {
         self.written += count;
@@ -254,6 +265,21 @@ mod tests {
                 assert_eq!(cut_all(input, 8, step), expected, "{input:?} in steps of {step}");
             }
         }
+    }
+
+    #[test]
+    fn a_write_ends_where_a_line_ends() {
+        let mut lines = Lines::default();
+        for line in ["ab", "cd", "a longer one", "e"] {
+            lines.push(line.as_bytes());
+        }
+        let mut writes = Vec::new();
+        while !lines.pending().is_empty() {
+            let write = lines.next_write(7).to_vec();
+            lines.wrote(write.len());
+            writes.push(String::from_utf8(write).expect("it is text"));
+        }
+        assert_eq!(writes, ["ab\ncd\n", "a longer one\n", "e\n"]);
     }
 
     #[test]

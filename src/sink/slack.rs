@@ -354,7 +354,9 @@ impl Destination for Slack {
     fn redact(&self, text: &str) -> String {
         let (path, query) = (self.webhook.path.as_str(), self.webhook.query.as_deref().unwrap_or_default());
         let words = path.split('/').chain(query.split(['&', '='])).filter(|word| word.len() >= 8);
-        let mut secrets: Vec<&str> = words.chain([path, query]).collect();
+        // The end of the path is what proves the sender, however short it is.
+        let token = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let mut secrets: Vec<&str> = words.chain([token, path, query]).collect();
         // The longest first: a part cut out would leave the rest of the whole.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         secrets.into_iter().fold(text.to_owned(), |text, secret| Secret::new(secret).redact(&text))

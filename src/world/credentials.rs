@@ -228,6 +228,9 @@ pub fn tutum(args: &TutumAuthArgs) -> Result<Option<Authorization>, String> {
     find(Account::Tutum, args)
 }
 
+/// Looks for the secret of a name in one place.
+type Place = fn(&str) -> Result<Option<Secret>, String>;
+
 /// Looks for an account's credentials: flags, a complete header, user and API key, user and password, the command-line client's file.
 ///
 /// # Errors
@@ -237,7 +240,7 @@ pub fn find(account: Account, args: &TutumAuthArgs) -> Result<Option<Authorizati
         Account::Tutum => TUTUM,
         Account::DockerCloud => DOCKER_CLOUD,
     };
-    let secret = |name| SecretSource::new(None, name).read();
+    let places: [Place; 2] = [in_credentials_directory, |name| Ok(variable(name).map(|text| Secret::new(&text)))];
     let user = || args.user.clone().or_else(|| names.users.iter().find_map(|name| variable(name)));
     if let Some(file) = &args.token_file {
         let key = read_file(file).map_err(|error| format!("--token-file: {error}"))?;
@@ -245,21 +248,26 @@ pub fn find(account: Account, args: &TutumAuthArgs) -> Result<Option<Authorizati
         return Ok(Some(Authorization::User { name: user().ok_or_else(missing)?, key }));
     }
     if let Some(name) = &args.user {
-        for variable in names.keys {
-            if let Some(key) = secret(variable)? {
-                return Ok(Some(Authorization::User { name: name.clone(), key }));
+        for secret in places {
+            for variable in names.keys {
+                if let Some(key) = secret(variable)? {
+                    return Ok(Some(Authorization::User { name: name.clone(), key }));
+                }
             }
         }
         return Err(format!("--user: no API key: give --token-file or set {}", names.keys[0]));
     }
-    if let Some(value) = secret(names.auth)? {
-        return Ok(Some(Authorization::Header(value)));
-    }
-    for (user_variable, key_variable) in names.pairs {
-        if let Some(key) = secret(key_variable)? {
-            // The names of one generation stand in for those of the other.
-            if let Some(name) = variable(user_variable).or_else(user) {
-                return Ok(Some(Authorization::User { name, key }));
+    // Whatever the directory holds comes before all of the environment, which a shell's profile may have filled.
+    for secret in places {
+        if let Some(value) = secret(names.auth)? {
+            return Ok(Some(Authorization::Header(value)));
+        }
+        for (user_variable, key_variable) in names.pairs {
+            if let Some(key) = secret(key_variable)? {
+                // The names of one generation stand in for those of the other.
+                if let Some(name) = variable(user_variable).or_else(user) {
+                    return Ok(Some(Authorization::User { name, key }));
+                }
             }
         }
     }

@@ -92,15 +92,18 @@ impl StandardOutput {
             if self.closed {
                 return Ok(Written::ReaderGone);
             }
-            let pending = lines.pending();
-            let written = if self.nonblocking || self.is_file {
-                unix::write_stdout(pending)
+            // Several programs may share one pipe. What is within PIPE_BUF goes in whole or not at all, so that their lines do not mix.
+            let next = lines.next_write(unix::PIPE_BUF);
+            let written = if self.is_file {
+                unix::write_stdout(lines.pending())
+            } else if self.nonblocking {
+                unix::write_stdout(next)
             } else {
                 let [ready] = unix::wait([(self.fd(), unix::Interest::Write)], Some(std::time::Duration::ZERO))?;
                 if !ready.write && !ready.gone {
                     return Ok(Written::Some);
                 }
-                unix::write_stdout(&pending[..pending.len().min(unix::PIPE_BUF)])
+                unix::write_stdout(&next[..next.len().min(unix::PIPE_BUF)])
             };
             match written {
                 Ok(count) => lines.wrote(count),

@@ -202,3 +202,17 @@ fn no_wrong_use_prints_a_secret() {
         assert_silent(&format!("{name} {args:?}"), command, &scratch, None);
     }
 }
+
+#[test]
+fn the_credentials_directory_comes_before_all_of_the_environment() {
+    let scratch = Scratch::new();
+    scratch.write("tutum-token", "kept\n");
+    for (variable, value) in [("TUTUM_APIKEY", "stale"), ("TUTUM_PASS", "stale"), ("TUTUM_AUTH", "ApiKey jo:stale")] {
+        let server = echo(404);
+        let mut command = command("tutum-enrich", ["--with", "resource", "--url", &server.url("")]);
+        command.env("CREDENTIALS_DIRECTORY", scratch.path("")).env("TUTUM_USER", "jo").env(variable, value);
+        Running::start(command).input(EVENT.as_bytes()).finish().expect_code(0);
+        // base64 of `jo:kept`.
+        assert_eq!(server.requests()[0].header("authorization"), Some("Basic am86a2VwdA=="), "beside {variable}");
+    }
+}

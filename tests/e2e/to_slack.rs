@@ -303,3 +303,12 @@ fn a_secret_a_server_echoes_is_not_printed() {
         Running::start(slack(&server, &["-v", "--receipts"])).input(events(1).as_bytes()).finish().expect_code(1);
     assert!(!format!("{}{}", finished.stdout, finished.stderr).contains(SECRET), "{finished:?}");
 }
+
+#[test]
+fn a_short_token_a_server_echoes_is_not_printed_either() {
+    let server = FakeHttp::start(|_| Answer::status(400).body("no such thing: Zx9q"));
+    let mut command = command("to-slack", ["--receipts"]);
+    command.env("SLACK_URL", server.url("/services/T0/B0/Zx9q"));
+    let finished = Running::start(command).input(events(1).as_bytes()).finish().expect_code(1);
+    assert!(!format!("{}{}", finished.stdout, finished.stderr).contains("Zx9q"), "{finished:?}");
+}

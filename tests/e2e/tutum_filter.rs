@@ -188,3 +188,23 @@ fn every_prefix_and_every_changed_byte_of_a_record_passes_unchanged_or_is_faulty
     assert!(finished.stdout.lines().count() > record.len(), "harmless changes pass");
     assert!(finished.stderr.contains(&format!(r#""in":{}"#, lines.len())), "{}", finished.stderr);
 }
+
+#[test]
+fn lines_of_programs_that_share_a_pipe_do_not_mix() {
+    let scratch = Scratch::new();
+    let lines: Vec<String> = (0..5000).map(|n| format!(r#"{{"n":{n},"text":"{}"}}"#, "x".repeat(n % 300))).collect();
+    let events = scratch.write("events", lines.join("\n"));
+    let script = format!("for n in 1 2 3; do tutum-filter <{} & done | {{ sleep 0.2; cat; }}", events.display());
+    let finished = Running::start(shell(&script)).finish().expect_code(0);
+    let known: std::collections::HashSet<&str> = lines.iter().map(String::as_str).collect();
+    assert_eq!(finished.lines().len(), 3 * lines.len());
+    for line in finished.lines() {
+        assert!(known.contains(line), "a torn line: {line}");
+    }
+}
+
+#[test]
+fn a_longest_line_of_nothing_is_a_mistake() {
+    let finished = filter(&["--max-line", "0"], EVENTS).expect_code(2);
+    assert_eq!(finished.stderr, "tutum-filter: --max-line: must be longer than zero\n");
+}

@@ -53,7 +53,7 @@ impl Settlement<'_> {
     /// The receipt of the record with number `seq` on this input (none if an earlier run accepted it), settled `ms` milliseconds after it was accepted.
     pub fn receipt(&self, seq: Option<u64>, ms: u128) -> String {
         format!(
-            r#"{{"type":"receipt","sink":"{}","status":"{}"{},"attempts":{}{}{},"ms":{ms},"event":{}}}"#,
+            r#"{{"type":"receipt","sink":"{}","status":"{}"{},"attempts":{}{},"ms":{ms}{},"event":{}}}"#,
             self.sink,
             self.status.word(),
             seq.map(|seq| format!(r#","seq":{seq}"#)).unwrap_or_default(),
@@ -124,7 +124,7 @@ mod tests {
         let receipt = settlement.receipt(Some(7), 41);
         assert_eq!(
             receipt,
-            r#"{"type":"receipt","sink":"slack","status":"dead","seq":7,"attempts":2,"http_status":404,"reason":"no_service","ms":41,"event":{ "type":"node","n":1.10 }}"#
+            r#"{"type":"receipt","sink":"slack","status":"dead","seq":7,"attempts":2,"http_status":404,"ms":41,"reason":"no_service","event":{ "type":"node","n":1.10 }}"#
         );
         let letter = settlement.dead_letter(Timestamp::parse("2025-03-04T05:06:07Z").unwrap());
         assert_eq!(
