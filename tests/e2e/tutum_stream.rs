@@ -811,7 +811,7 @@ fn wrong_usage_is_code_2_and_says_what_is_wrong() {
         (&["--ping", "20"], "--ping: expected a duration"),
         (&["--auth", "body"], "--auth: expected one of header, query, got \"body\""),
         (&["--cacert", "/nonexistent", "--url", "ws://localhost"], "--cacert: /nonexistent: No such file"),
-        (&["--heartbeat", "1ms"], "--heartbeat: must be at least 1s"),
+        (&["--heartbeat", "1ms"], "--heartbeat: must be at least 100ms"),
         (&["--heartbeat", "1s", "--no-lifecycle"], "--heartbeat: --no-lifecycle lets no heartbeat through"),
         (&["--overflow", "spill"], "--overflow: expected one of block, drop, got \"spill\""),
         (&["--hold-on-auth", "0s"], "--hold-on-auth: must be at least 1s"),

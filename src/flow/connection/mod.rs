@@ -16,9 +16,13 @@ use crate::flow::accounts::Accounts;
 use crate::model::backoff::FLOOR;
 use crate::model::exit::{Failure, Fault};
 use crate::model::lifecycle::Change;
+use crate::model::quantity::show_duration;
 use crate::model::time::{Moment, Timestamp};
 use crate::world::http::CONNECT_TIMEOUT;
 use crate::world::websocket::client::{CallError, Client};
+
+/// Heartbeats come no oftener than this: ten a second tell as much as any more.
+const LEAST_HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// What happens when the reader is so slow that the buffer is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,10 +115,12 @@ impl ConnectionArgs {
                 return Err(Failure::usage(format!("{flag}: must be longer than zero")));
             }
         }
-        // Oftener than the floor of every backoff is a storm, of attempts or of records.
-        for (flag, duration) in [("--heartbeat", self.heartbeat), ("--hold-on-auth", self.hold_on_auth)] {
-            if duration.is_some_and(|duration| duration < FLOOR) {
-                return Err(Failure::usage(format!("{flag}: must be at least 1s")));
+        // Oftener than this is a storm, of records or of attempts.
+        for (flag, duration, least) in
+            [("--heartbeat", self.heartbeat, LEAST_HEARTBEAT), ("--hold-on-auth", self.hold_on_auth, FLOOR)]
+        {
+            if duration.is_some_and(|duration| duration < least) {
+                return Err(Failure::usage(format!("{flag}: must be at least {}", show_duration(least))));
             }
         }
         if self.heartbeat.is_some() && self.no_lifecycle {
