@@ -596,7 +596,7 @@ impl Destination for Elasticsearch {
             300..=399 | 401 | 406 | 501 => Outcome::Refused { reason },
             429 => Outcome::Retry { reason, throttled: true },
             408 | 500..=599 => Outcome::Retry { reason, throttled: false },
-            _ => Outcome::Rejected { reason },
+            _ => Outcome::Rejected { reason, status: None },
         };
         vec![whole; count]
     }
@@ -668,7 +668,7 @@ impl Elasticsearch {
             404 if kind == "index_not_found_exception" => Outcome::Refused { reason },
             // 0: nothing is said of it.
             0 | 408 | 500..=599 => Outcome::Retry { reason, throttled: false },
-            _ => Outcome::Rejected { reason },
+            _ => Outcome::Rejected { reason, status: Some(status) },
         }
     }
 }
@@ -808,7 +808,10 @@ mod tests {
         let outcomes = server.outcomes(table.len(), &answer(json!({"errors": true, "items": items})));
         let told: Vec<&str> = outcomes.iter().map(word).collect();
         assert_eq!(told, table.map(|(_, _, expected)| expected));
-        assert_eq!(outcomes[8], Outcome::Rejected { reason: "400 mapper_parsing_exception: because".to_owned() });
+        assert_eq!(
+            outcomes[8],
+            Outcome::Rejected { reason: "400 mapper_parsing_exception: because".to_owned(), status: Some(400) }
+        );
         let wrong = server.outcomes(3, &answer(json!({"errors": true, "items": []})));
         assert_eq!(word(&wrong[2]), "retry", "an answer about another number of items");
         assert_eq!(word(&server.outcomes(1, &answer(json!({"errors": false})))[0]), "delivered");
@@ -827,7 +830,7 @@ mod tests {
             Response { status, body: body.to_string().into_bytes(), ..Response::default() }
         };
         let said = |server: &Elasticsearch, answer: &Response| match server.outcomes(1, answer).remove(0) {
-            Outcome::Refused { reason } | Outcome::Rejected { reason } => reason,
+            Outcome::Refused { reason } | Outcome::Rejected { reason, .. } => reason,
             other => panic!("{other:?}"),
         };
         let key = |user: Option<&str>| {

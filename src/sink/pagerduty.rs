@@ -496,7 +496,7 @@ fn outcome(api: Api, answer: &Response) -> Outcome {
         // A wrong key is told as an invalid event. Every page would become a dead letter; better to stop and keep them.
         (_, 401) => Outcome::Refused { reason },
         (_, 400) if names_the_key(&reason) => Outcome::Refused { reason },
-        _ => Outcome::Rejected { reason },
+        _ => Outcome::Rejected { reason, status: None },
     }
 }
 

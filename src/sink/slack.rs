@@ -380,11 +380,11 @@ fn outcome(answer: &Response) -> Outcome {
         200..=299 if answer.content_type.contains("json") => {
             // Someone's own endpoint, or a workflow's: what counts is that it does not say no.
             let refused = serde_json::from_str::<Value>(&body).is_ok_and(|body| body["ok"] == Value::Bool(false));
-            if refused { Outcome::Rejected { reason } } else { Outcome::Delivered }
+            if refused { Outcome::Rejected { reason, status: None } } else { Outcome::Delivered }
         }
         200..=299 if matches!(body.trim(), "ok" | "") => Outcome::Delivered,
         // A login page or a proxy's greeting: nobody in the channel has seen the message.
-        200..=299 => Outcome::Rejected { reason: format!("{reason}: expected \"ok\"") },
+        200..=299 => Outcome::Rejected { reason: format!("{reason}: expected \"ok\""), status: None },
         400 if ["invalid_blocks", "invalid_blocks_format", "invalid_attachments"].contains(&body.trim()) => {
             Outcome::TooLarge { reason }
         }
@@ -394,7 +394,7 @@ fn outcome(answer: &Response) -> Outcome {
         413 | 414 => Outcome::TooLarge { reason },
         408 | 500..=599 => Outcome::Retry { reason, throttled: false },
         429 => Outcome::Retry { reason, throttled: true },
-        _ => Outcome::Rejected { reason },
+        _ => Outcome::Rejected { reason, status: None },
     }
 }
 

@@ -66,6 +66,7 @@ fn dead_letters_have_the_servers_reason_and_go_in_again_once_mended() {
     let letters = scratch.read("dead");
     let letter: Value = serde_json::from_str(&letters).expect("one line of JSON");
     assert_eq!((&letter["reason"], &letter["event"]["n"]), (&"400 document_parsing_exception: so".into(), &2.into()));
+    assert_eq!(letter["http_status"], 400, "the item's own, not the answer's");
     Running::start(sink(&server.url(""), &[])).input(letters.as_bytes()).finish().expect_code(0);
     assert_eq!(index.documents().len(), 3);
 }

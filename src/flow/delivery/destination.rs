@@ -103,6 +103,8 @@ pub enum Outcome {
     Rejected {
         /// Why.
         reason: String,
+        /// The record's own status, where one answer judges many; else the answer's counts.
+        status: Option<u16>,
     },
     /// It does not believe us; nothing can be sent until the secret is another.
     Refused {

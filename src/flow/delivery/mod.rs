@@ -248,8 +248,8 @@ impl<D: Destination, C: Courier> Delivery<D, C> {
                     let status_word = if folded { Status::Folded } else { Status::Delivered };
                     self.settle(&item, status_word, status, None, now, lines);
                 }
-                Outcome::Rejected { reason } => {
-                    self.settle(&item, Status::Dead, status, Some(&reason), now, lines);
+                Outcome::Rejected { reason, status: own } => {
+                    self.settle(&item, Status::Dead, own.or(status), Some(&reason), now, lines);
                 }
                 Outcome::TooLarge { reason } if count == 1 && item.form == Form::Reduced => {
                     self.settle(&item, Status::Dead, status, Some(&reason), now, lines);

@@ -81,7 +81,7 @@ pub fn send_test<D: Destination>(destination: &D, transport: &dyn Transport, wor
         }
         Outcome::Refused { reason } => Err(Failure::refused(format!("{address}: {reason}"))),
         Outcome::Retry { reason, .. } => Err(Failure::failed(format!("{address}: {reason}"))),
-        Outcome::Rejected { reason } | Outcome::TooLarge { reason } => {
+        Outcome::Rejected { reason, .. } | Outcome::TooLarge { reason } => {
             world.diagnostics.error(&format!("{address}: {reason}"));
             Ok(Exit::Incomplete)
         }

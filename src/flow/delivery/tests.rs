@@ -102,7 +102,7 @@ impl Destination for Service {
             413 => Outcome::TooLarge { reason },
             429 => Outcome::Retry { reason, throttled: true },
             500.. => Outcome::Retry { reason, throttled: false },
-            _ => Outcome::Rejected { reason },
+            _ => Outcome::Rejected { reason, status: None },
         };
         vec![outcome; count]
     }
