@@ -536,13 +536,14 @@ impl Protocol for Aci {
             return Meaning::Records(vec![Record { text: json::one_line(text), is_event: true }]);
         }
         let session = self.live.as_ref().map_or(0, |live| live.number);
-        let feeds: Vec<recent::Feed> = envelope.subscriptions.iter().map(|id| feed(session, id)).collect();
+        // Only where there is more than one way for an event to come can it come twice.
+        let ways = self.args.targets.len() > 1 || self.next.is_some() || self.counts.sessions > 1 || self.renewed;
+        let subscriptions = envelope.subscriptions.iter().filter(|_| ways);
+        let feeds: Vec<recent::Feed> = subscriptions.map(|id| feed(session, id)).collect();
         let mut records = Vec::new();
         for object in &envelope.objects {
             let traits = Traits::of(object.attributes);
-            // Only where there is more than one way for an event to come can it come twice.
-            let ways = self.args.targets.len() > 1 || self.next.is_some() || self.counts.sessions > 1 || self.renewed;
-            let name = traits.dn.as_deref().filter(|_| ways && !feeds.is_empty());
+            let name = traits.dn.as_deref().filter(|_| !feeds.is_empty());
             if name.is_some_and(|name| !self.recent.is_new(name, object.raw, &feeds, Clock.now().at)) {
                 self.counts.repeated += 1;
                 continue;
