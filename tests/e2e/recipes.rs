@@ -207,7 +207,7 @@ fn quiet_hours_keep_the_chat_silent_and_the_pager_awake() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970").as_secs();
     let zone = |wanted: i64| {
         let ahead = (wanted - i64::try_from(now / 3600 % 24).expect("an hour is small") + 36) % 24 - 12;
-        format!("XXX{}", -ahead)
+        format!("HERE{}", -ahead)
     };
     for (hour, told) in [(12, true), (3, false)] {
         let scratch = Scratch::new();

@@ -10,6 +10,8 @@
 #[path = "../e2e/support/apic.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod apic;
+#[path = "../e2e/support/frame.rs"]
+mod frame;
 
 use flate2::read::GzDecoder;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
+use super::frame::frame;
+
 pub const USER: &str = "watcher";
 pub const PASSWORD: &str = "hunter22-apic";
 
@@ -269,7 +271,7 @@ impl FakeApic {
             let messages = if state.separate { ids } else { vec![ids.join(",")] };
             for ids in messages.iter().filter(|ids| !ids.is_empty()) {
                 let text = format!(r#"{{"subscriptionId":[{ids}],"imdata":[{object}]}}"#);
-                let _ = socket.send(frame(1, text.as_bytes()));
+                let _ = socket.send(frame(1, true, text.as_bytes()));
             }
         }
     }
@@ -278,7 +280,7 @@ impl FakeApic {
     pub fn say(&self, text: &str) {
         for session in locked(&self.state).sessions.values() {
             if let Some(socket) = &session.socket {
-                let _ = socket.send(frame(1, text.as_bytes()));
+                let _ = socket.send(frame(1, true, text.as_bytes()));
             }
         }
     }
@@ -395,8 +397,8 @@ fn push(mut reader: BufReader<impl Read + Write>, tcp: &TcpStream, frames: &Rece
                 bytes[6..6 + length].iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
             bytes.drain(..6 + length);
             let reply = match opcode {
-                9 => frame(10, &payload),
-                8 => frame(8, &payload),
+                9 => frame(10, true, &payload),
+                8 => frame(8, true, &payload),
                 _ => continue,
             };
             let wire = reader.get_mut();
@@ -603,22 +605,4 @@ fn read_request(reader: &mut impl BufRead) -> Option<(Asked, HashMap<String, Str
     reader.read_exact(&mut body).ok()?;
     let body = String::from_utf8_lossy(&body).into_owned();
     Some((Asked { method, target, cookies, body, at: Instant::now() }, headers))
-}
-
-/// A frame as a server sends it: unmasked.
-fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![opcode | 0x80];
-    match payload.len() {
-        length @ 0..=125 => bytes.push(length as u8),
-        length @ 126..=0xffff => {
-            bytes.push(126);
-            bytes.extend((length as u16).to_be_bytes());
-        }
-        length => {
-            bytes.push(127);
-            bytes.extend((length as u64).to_be_bytes());
-        }
-    }
-    bytes.extend(payload);
-    bytes
 }

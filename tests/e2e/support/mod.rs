@@ -4,6 +4,7 @@
 
 pub mod apic;
 pub mod bulk;
+pub mod frame;
 pub mod http;
 pub mod proxy;
 pub mod websocket;
